@@ -1,0 +1,39 @@
+# Each target sets up .venv by itself, from requirements.lock, and only when the lock changed.
+#   make distill [ARGS="--tier nano"]   distil a reranker into artifacts/
+#   make test    [ARGS="-k quantize"]   the whole test suite
+#   make lint                           ruff and mypy
+#   make lock                           compile requirements.lock anew from pyproject.toml
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# uv does not read pip's settings: hand it pip's extra links, where a CPU build of torch may lie.
+LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+UV := UV_FIND_LINKS="$(LINKS)" VIRTUAL_ENV="$(VENV)" $(BIN)/uv
+
+.PHONY: distill test lint lock install
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock runtime/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV) pip install --quiet -r requirements.lock
+	touch $@
+
+distill: $(INSTALLED)
+	$(BIN)/python -m recipes.distill $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A CPU build of torch pins itself as 2.13.0+cpu; the lock names the release, so that any build of it fits.
+lock: $(INSTALLED)
+	$(UV) pip compile --quiet --no-header --group dev --python-version 3.11 pyproject.toml -o requirements.lock.new
+	sed 's/+cpu$$//' requirements.lock.new > requirements.lock && rm requirements.lock.new

@@ -1,0 +1,170 @@
+"""Figures of the report, each one inline SVG element.
+
+They carry no background and take their text colour from the page, so one file serves light and dark.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN = "#3b82c4", "#d9772b", "#3f9b6b"  # readable on white and on near-black
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+SIZE = (5.0, 2.9)  # inches; small, so that letters stay legible when a phone scales the figure down
+MOST_POINTS = 400
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: searchable, readable aloud, and small
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def quality_figure(measure: str, stages: Mapping[str, Mapping[str, float]]) -> str:
+    """One measure: a point and its interval a stage, first stage on top.
+
+    `stages`: stage -> {"mean", "low", "high"}, the ends optional.
+    """
+    with rc_context(styled(f"quality {measure}")):
+        figure = Figure(figsize=(SIZE[0], 0.9 + 0.38 * len(stages)))
+        axes = figure.subplots()
+        for row, value in enumerate(stages.values()):
+            low, high = value.get("low", value["mean"]), value.get("high", value["mean"])
+            axes.plot([low, high], [row, row], color=BLUE, linewidth=5, alpha=0.45, solid_capstyle="butt")
+            axes.plot(value["mean"], row, "o", color=BLUE, markersize=6)
+            axes.annotate(
+                f"{value['mean']:.3f}", (high, row), (6, 0), textcoords="offset points", va="center"
+            )
+        axes.set_yticks(range(len(stages)), [plain(stage) for stage in stages])
+        axes.set_ylim(len(stages) - 0.5, -0.5)
+        axes.margins(x=0.2)
+        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlabel(plain(measure))
+        return to_svg(figure, f"{measure} by stage")
+
+
+def curve_figure(label: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """Values over training steps; curves of many points are drawn as the means of neighbouring ones."""
+    with rc_context(styled(f"curve {label}")):
+        figure = Figure(figsize=SIZE)
+        axes = figure.subplots()
+        for (name, points), color in zip(curves.items(), (BLUE, ORANGE, GREEN) * len(curves), strict=False):
+            steps, values = thin(np.asarray(points, dtype=np.float64))
+            axes.plot(steps, values, color=color, label=plain(name), marker="o" if len(steps) <= 30 else None)
+        axes.set_xlabel("step")
+        axes.set_ylabel(plain(label))
+        if len(curves) > 1:
+            axes.legend()
+        return to_svg(figure, f"{label} over training steps")
+
+
+def distribution_figure(logits: np.ndarray, relevant: np.ndarray) -> str:
+    """Histograms of logits (n,), each class summing to 1: relevant candidates against the others."""
+    with rc_context(styled("distribution")):
+        figure = Figure(figsize=SIZE)
+        axes = figure.subplots()
+        edges = np.histogram_bin_edges(logits, bins=40)
+        for chosen, label, color in ((~relevant, "other candidates", ORANGE), (relevant, "relevant", BLUE)):
+            share = np.histogram(logits[chosen], edges)[0] / max(1, chosen.sum())
+            axes.stairs(share, edges, fill=True, color=color, alpha=0.55, label=f"{label} ({chosen.sum():,})")
+        axes.set_xlabel("int8 logit")
+        axes.set_ylabel("share of candidates")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+        return to_svg(figure, "logits of relevant and of other candidates")
+
+
+def reliability_figure(probability: np.ndarray, relevant: np.ndarray) -> str:
+    """Share of relevant pairs against mean probability in ten equal-width bins; larger dots hold more."""
+    bins = np.minimum((probability * 10).astype(int), 9)
+    counts = np.bincount(bins, minlength=10)
+    filled = counts > 0
+    mean = np.bincount(bins, weights=probability, minlength=10)[filled] / counts[filled]
+    share = np.bincount(bins, weights=relevant, minlength=10)[filled] / counts[filled]
+    with rc_context(styled("reliability")):
+        figure = Figure(figsize=SIZE)
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="dashed", label="perfectly calibrated")
+        axes.plot(mean, share, color=BLUE, linewidth=1)
+        axes.scatter(
+            mean,
+            share,
+            s=20 + 15 * np.log10(counts[filled]),
+            color=BLUE,
+            label="int8",
+            zorder=3,
+            clip_on=False,
+        )
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability given", ylabel="share that is relevant")
+        axes.legend()
+        return to_svg(figure, "reliability of the calibrated probabilities")
+
+
+def latency_figure(systems: Mapping[str, Mapping[str, float]]) -> str:
+    """Milliseconds per 100 passages: median as a bar, fastest and slowest as a line.
+
+    `systems`: name -> {"median", "low", "high"}.
+    """
+    with rc_context(styled("latency")):
+        figure = Figure(figsize=(SIZE[0], 0.9 + 0.42 * len(systems)))
+        axes = figure.subplots()
+        for row, value in enumerate(systems.values()):
+            axes.barh(row, value["median"], height=0.55, color=GREEN, alpha=0.75)
+            axes.plot([value["low"], value["high"]], [row, row], color=INK, linewidth=1.2)
+            axes.annotate(
+                f"{value['median']:,.0f}",
+                (value["high"], row),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.set_yticks(range(len(systems)), [plain(name) for name in systems])
+        axes.set_ylim(len(systems) - 0.5, -0.5)
+        axes.set_xlim(0, 1.15 * max(value["high"] for value in systems.values()))
+        axes.set_xlabel("ms per 100 passages")
+        return to_svg(figure, "latency")
+
+
+def styled(salt: str) -> Any:
+    """Settings of one figure; the salt makes its element ids the same every time and unlike the others'."""
+    return {**STYLE, "svg.hashsalt": salt}
+
+
+def thin(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of at most `MOST_POINTS` points, each the mean of neighbours, from (n, 2)."""
+    blocks = np.array_split(points, min(len(points), MOST_POINTS))
+    means = np.array([block.mean(axis=0) for block in blocks])
+    return means[:, 0], means[:, 1]
+
+
+def plain(text: str) -> str:
+    """A label that leaves room for the figure, drawn as it is: matplotlib reads dollar signs as a formula."""
+    return (text if len(text) <= 28 else text[:27] + "…").replace("$", r"\$")
+
+
+def to_svg(figure: Figure, description: str) -> str:
+    """The figure as one <svg> element without prolog, metadata or size, in the page's text colour."""
+    written = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # they hold the time and outside addresses
+    figure.savefig(written, format="svg", transparent=True, metadata=nothing)
+    svg = written.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box, "matplotlib writes a viewBox"
+    label = re.sub(r"[^\w@%., -]", " ", description)
+    svg = re.sub(r"<svg[^>]*>", f'<svg {box.group()} role="img" aria-label="{label}">', svg, count=1)
+    return svg.replace(INK, "currentColor").strip()

@@ -1,0 +1,253 @@
+"""Surgery on an fp32 ONNX graph: find linear layers, observe their inputs, smooth, store as int8."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from export.rounding import Int8Weight, quantize_rows
+
+# Tables below this many values (token types) are left in fp32: nothing to gain.
+SMALL_TABLE = 4096
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A MatMul of an activation with a constant weight; `bias` names the constant added to it, or ""."""
+
+    node: str
+    source: str
+    weight: str
+    bias: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the calibration inputs of a linear layer looked like, per channel."""
+
+    hessian: np.ndarray  # float64 (inputs, inputs), mean of x^T x over tokens
+    mean: np.ndarray  # float64 (inputs,)
+    largest: np.ndarray  # float32 (inputs,), max |x|
+    sample: list[np.ndarray]  # float32 (tokens, inputs): some pairs' rows
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The constants of a graph by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def find_linears(model: onnx.ModelProto) -> list[Linear]:
+    """The linear layers of the encoder, in the graph's order; the head's are Gemm nodes and not here.
+
+    A constant with several readers (tied weights, or equal biases, zero say, which the exporter merges) is
+    left alone: changing it for one reader would change it for all.
+    """
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    own = {name: tensor for name, tensor in initializers(model).items() if readers[name] == 1}
+    added = {}
+    for node in model.graph.node:
+        if node.op_type == "Add":
+            for one, other in (node.input, reversed(list(node.input))):
+                if other in own:
+                    added[one] = other
+    return [
+        Linear(node.name, node.input[0], node.input[1], added.get(node.output[0], ""))
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in own and len(own[node.input[1]].dims) == 2
+    ]
+
+
+def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A session of one thread, as the runtime opens it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def run_pairs(model: onnx.ModelProto, pairs: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
+    """Logits float32 (pairs,), each pair run alone and unpadded as the runtime does."""
+    session = open_session(model)
+    return np.array([session.run(["logits"], pair)[0][0, 0] for pair in pairs], dtype=np.float32)
+
+
+def observe(
+    model: onnx.ModelProto, sources: Iterable[str], pairs: Sequence[dict[str, np.ndarray]], sampled: int = 8
+) -> dict[str, Inputs]:
+    """Runs the pairs through the graph and sums up the activations called `sources`, by name."""
+    names = list(dict.fromkeys(sources))
+    watched = copy(model)
+    watched.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    session = open_session(watched)
+    products: dict[str, np.ndarray] = {}
+    sums: dict[str, np.ndarray] = {}
+    largest: dict[str, np.ndarray] = {}
+    samples: dict[str, list[np.ndarray]] = defaultdict(list)
+    tokens: dict[str, int] = defaultdict(int)
+    for index, pair in enumerate(pairs):
+        for name, value in zip(names, session.run(names, pair), strict=True):
+            rows = value.reshape(-1, value.shape[-1])
+            products[name] = products.get(name, 0) + (rows.T @ rows).astype(np.float64)
+            sums[name] = sums.get(name, 0) + rows.sum(axis=0, dtype=np.float64)
+            largest[name] = np.maximum(largest.get(name, 0), np.abs(rows).max(axis=0))
+            tokens[name] += len(rows)
+            if index % max(1, len(pairs) // sampled) == 0:
+                samples[name].append(rows)
+    return {
+        name: Inputs(products[name] / tokens[name], sums[name] / tokens[name], largest[name], samples[name])
+        for name in names
+    }
+
+
+def quantize_embeddings(model: onnx.ModelProto) -> None:
+    """Stores embedding tables as int8 rows with a scale per row, in place: Gather, Gather, Cast, Mul.
+
+    One scale for a whole table, as in ORT's own Gather quantization, rounds rare small rows away.
+    """
+    constants = initializers(model)
+    for node in list(model.graph.node):
+        table = constants.get(node.input[0]) if node.op_type == "Gather" else None
+        if (
+            table is None
+            or table.data_type != TensorProto.FLOAT
+            or len(table.dims) != 2
+            or np.prod(table.dims) < SMALL_TABLE
+        ):
+            continue
+        rows = quantize_rows(numpy_helper.to_array(table))
+        name, output, indices = table.name, node.output[0], node.input[1]
+        new = [
+            helper.make_node("Gather", [f"{name}_int8", indices], [f"{output}_int8"], f"{node.name}_values"),
+            helper.make_node(
+                "Gather", [f"{name}_scale", indices], [f"{output}_scale"], f"{node.name}_scales"
+            ),
+            helper.make_node(
+                "Cast", [f"{output}_int8"], [f"{output}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT
+            ),
+            helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output], f"{node.name}_rescaled"),
+        ]
+        replace_node(model, node, new)
+        store_int8(model, name, rows)
+
+
+def smooth(model: onnx.ModelProto, factors: dict[str, np.ndarray]) -> None:
+    """Divides activations by a factor per channel and multiplies the weights' rows by it: the same result.
+
+    One Mul node per activation, shared by all linear layers that read it (SmoothQuant: Xiao et al. 2023; the
+    division can't move into the LayerNorm of a post-norm encoder, whose output the residual needs as it is).
+
+    Args:
+        factors: activation name -> float32 (inputs,).
+    """
+    for linear in find_linears(model):
+        if linear.source not in factors:
+            continue
+        factor = factors[linear.source]
+        divided = f"{linear.source}_smoothed"
+        weight = initializers(model)[linear.weight]
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * factor[:, None], weight.name))
+        nodes = list(model.graph.node)
+        node = next(node for node in nodes if node.name == linear.node)
+        if not any(divided in other.output for other in nodes):
+            constant = f"{linear.source}_smoothing"
+            model.graph.initializer.append(numpy_helper.from_array((1 / factor).astype(np.float32), constant))
+            mul = helper.make_node("Mul", [linear.source, constant], [divided], f"{linear.node}_smooth")
+            model.graph.node.insert(nodes.index(node), mul)
+        node.input[0] = divided
+
+
+def multiply_in_int8(model: onnx.ModelProto, linear: Linear, weight: Int8Weight) -> None:
+    """Replaces a MatMul by DynamicQuantizeLinear (one an activation), MatMulInteger, Cast and Mul.
+
+    The pattern that ORT's own dynamic quantizer writes, and that ORT fuses at load into one kernel.
+    """
+    node = next(node for node in model.graph.node if node.name == linear.node)
+    source, output, name = node.input[0], node.output[0], linear.weight
+    quantized = [f"{source}_quantized", f"{source}_scale", f"{source}_zero_point"]
+    new = []
+    if not any(quantized[0] in other.output for other in model.graph.node):
+        new.append(helper.make_node("DynamicQuantizeLinear", [source], quantized, f"{source}_quantize"))
+    zero = f"{name}_zero_point"
+    new += [
+        helper.make_node(
+            "MatMulInteger",
+            [quantized[0], f"{name}_int8", quantized[2], zero],
+            [f"{output}_int32"],
+            f"{node.name}_int8",
+        ),
+        helper.make_node(
+            "Cast", [f"{output}_int32"], [f"{output}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT
+        ),
+        helper.make_node("Mul", [quantized[1], f"{name}_scale"], [f"{output}_scale"], f"{node.name}_scales"),
+        helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output], f"{node.name}_rescaled"),
+    ]
+    replace_node(model, node, new)
+    store_int8(model, name, weight)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(weight.values.shape[1], np.int8), zero))
+
+
+def multiply_in_fp32(model: onnx.ModelProto, linear: Linear, weight: Int8Weight | np.ndarray) -> None:
+    """Keeps the MatMul in fp32 and stores its weight as int8 with scales, or as fp16, in place.
+
+    ORT folds the nodes that restore it, Cast and Mul, at load.
+    """
+    node = next(node for node in model.graph.node if node.name == linear.node)
+    name, constant = linear.weight, initializers(model)[linear.weight]
+    restored = f"{name}_fp32"
+    if isinstance(weight, Int8Weight):
+        store_int8(model, name, weight)
+        cast = helper.make_node(
+            "Cast", [f"{name}_int8"], [f"{name}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT
+        )
+        new = [
+            cast,
+            helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [restored], f"{node.name}_rescaled"),
+        ]
+    else:
+        constant.CopyFrom(numpy_helper.from_array(weight, name))
+        new = [helper.make_node("Cast", [name], [restored], f"{node.name}_cast", to=TensorProto.FLOAT)]
+    replace_node(
+        model,
+        node,
+        [*new, helper.make_node("MatMul", [node.input[0], restored], list(node.output), node.name)],
+    )
+
+
+def shift_bias(model: onnx.ModelProto, linear: Linear, shift: np.ndarray) -> None:
+    """Adds `shift` (outputs,) to a linear layer's bias, in place."""
+    bias = initializers(model)[linear.bias]
+    bias.CopyFrom(
+        numpy_helper.from_array((numpy_helper.to_array(bias) + shift).astype(np.float32), bias.name)
+    )
+
+
+def replace_node(model: onnx.ModelProto, node: onnx.NodeProto, new: list[onnx.NodeProto]) -> None:
+    """Puts nodes in the place of one, keeping the graph sorted."""
+    position = list(model.graph.node).index(node)
+    model.graph.node.remove(node)
+    for offset, other in enumerate(new):
+        model.graph.node.insert(position + offset, other)
+
+
+def store_int8(model: onnx.ModelProto, name: str, weight: Int8Weight) -> None:
+    """Replaces a constant by its int8 values and its scales."""
+    constant = initializers(model).get(name)
+    if constant is not None:
+        model.graph.initializer.remove(constant)
+        model.graph.initializer.append(numpy_helper.from_array(weight.values, f"{name}_int8"))
+        model.graph.initializer.append(numpy_helper.from_array(weight.scale, f"{name}_scale"))
+
+
+def copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A deep copy."""
+    duplicate = onnx.ModelProto()
+    duplicate.CopyFrom(model)
+    return duplicate

@@ -1,0 +1,119 @@
+"""The linear layers of an fp32 graph, calibrated, and the int8 graphs that can be built from them."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from export import int8_graph
+from export.int8_graph import Inputs, Linear
+from export.rounding import Int8Weight, quantize_weight
+from export.smoothing import best_factor
+from export.trial import Trial
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The linear layers of an fp32 graph by the activation they read, and what calibration found."""
+
+    model: onnx.ModelProto
+    groups: dict[str, list[Linear]]
+    observed: dict[str, Inputs]
+    factors: dict[str, np.ndarray]
+    smoothing: dict[str, str]
+    weights: dict[str, np.ndarray]
+    # Kept, because rounding takes seconds.
+    rounded: dict[tuple[str, bool], Int8Weight] = field(default_factory=dict)
+
+    def int8_weight(self, linear: Linear, multiplied: bool) -> Int8Weight:
+        """Int8 values to multiply with (smoothed, safe from saturation), or merely to store."""
+        key = (linear.node, multiplied)
+        if key not in self.rounded:
+            weight, hessian = self.weights[linear.weight], self.observed[linear.source].hessian
+            factor = self.factors.get(linear.source) if multiplied else None
+            if factor is not None:
+                weight, hessian = weight * factor[:, None], hessian / np.outer(factor, factor)
+            self.rounded[key] = quantize_weight(weight, hessian, paired=multiplied)
+        return self.rounded[key]
+
+    def names(self, sources: Iterable[str]) -> list[str]:
+        """The MatMul nodes that read these activations."""
+        return [linear.node for source in sources for linear in self.groups[source]]
+
+    def size(self, source: str) -> int:
+        """How many weights the layers that read an activation have."""
+        return sum(self.weights[linear.weight].size for linear in self.groups[source])
+
+
+def calibrate(model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]]) -> Layers:
+    """Observes the linear layers' inputs and chooses the smoothing of each."""
+    groups: dict[str, list[Linear]] = defaultdict(list)
+    for linear in int8_graph.find_linears(model):
+        groups[linear.source].append(linear)
+    constants = int8_graph.initializers(model)
+    weights = {
+        one.weight: numpy_helper.to_array(constants[one.weight]) for group in groups.values() for one in group
+    }
+    observed = int8_graph.observe(model, groups, pairs)
+    factors, smoothing = {}, {}
+    for source, group in groups.items():
+        name, factor = best_factor(observed[source], [weights[linear.weight] for linear in group])
+        if factor is not None:
+            factors[source], smoothing[source] = factor, name
+    return Layers(model, groups, observed, factors, smoothing, weights)
+
+
+def build(
+    layers: Layers,
+    in_fp32: Collection[str] = (),
+    stored_fp16: Collection[str] = (),
+    embeddings: bool = True,
+    only: str = "",
+) -> onnx.ModelProto:
+    """An int8 graph. Layers are named by the activation that they read.
+
+    Args:
+        in_fp32: multiply these layers in fp32; their weights are stored as int8 all the same.
+        stored_fp16: those of `in_fp32` whose weights are stored as fp16 instead.
+        embeddings: whether to store the embedding tables as int8 too.
+        only: quantize the layers that read this activation, and nothing else.
+    """
+    candidate = int8_graph.copy(layers.model)
+    if embeddings:
+        int8_graph.quantize_embeddings(candidate)
+    groups = {source: group for source, group in layers.groups.items() if only in ("", source)}
+    factors = {source: layers.factors[source] for source in layers.factors if source in groups}
+    int8_graph.smooth(candidate, {source: factors[source] for source in factors if source not in in_fp32})
+    for source, group in groups.items():
+        for linear in group:
+            exact = layers.weights[linear.weight]
+            if source in stored_fp16:
+                int8_graph.multiply_in_fp32(candidate, linear, exact.astype(np.float16))
+                continue
+            multiplied = source not in in_fp32
+            weight = layers.int8_weight(linear, multiplied)
+            effective = weight.dequantized()
+            if multiplied and source in factors:
+                effective /= factors[source][:, None]
+            if linear.bias:
+                int8_graph.shift_bias(candidate, linear, layers.observed[source].mean @ (exact - effective))
+            multiply = int8_graph.multiply_in_int8 if multiplied else int8_graph.multiply_in_fp32
+            multiply(candidate, linear, weight)
+    return candidate
+
+
+def by_noise(layers: Layers, trial: Trial) -> list[str]:
+    """Activations whose layers, quantized alone, disturb the logits most for the work that int8 saves.
+
+    Errors of different layers are nearly independent: their squares add up.
+    """
+    worth = {}
+    for source in layers.groups:
+        candidate = build(layers, embeddings=False, only=source)
+        noise = trial.noise(int8_graph.run_pairs(candidate, trial.pairs))
+        tokens = sum(len(rows) for rows in layers.observed[source].sample)
+        worth[source] = noise**2 / (tokens * layers.size(source))
+    return sorted(worth, key=lambda source: -worth[source])

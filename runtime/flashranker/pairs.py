@@ -1,0 +1,77 @@
+"""Query and passage text to model inputs: the query whole, the passage cut on its right where it must be."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from flashranker.errors import ArtifactError, InputError
+from flashranker.inputs import encodable
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A tokenized query with its special tokens: what stands around a passage, and how long that may be."""
+
+    ids_before: list[int]
+    ids_after: list[int]
+    types_before: list[int]
+    types_after: list[int]
+    passage_type: int
+    room: int  # tokens
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load tokenizer.json without its padding and truncation; ArtifactError if it cannot join pairs."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ArtifactError(f"{path} is no tokenizer ({error}): export the artifact again") from error
+    if tokenizer.post_processor is None:
+        raise ArtifactError(f"{path} has no post_processor, expected one that joins pairs: export it again")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def frame_query(tokenizer: Tokenizer, query: str, max_length: int) -> Frame:
+    """Tokenize a query once for all its passages.
+
+    A quarter of `max_length` is kept for the passage: a query that leaves less, or that has no token at all
+    (say, control characters alone), raises InputError. It is never cut.
+    """
+    tokens = tokenizer.encode(encodable(query), add_special_tokens=False)
+    if len(tokens) == 0:
+        raise InputError(f"the query {query[:40]!r} has no token for this model, expected words: rephrase it")
+    # The query stands in for the passage: the tokenizer's own template then says what goes around one.
+    pair = tokenizer.post_process(tokens, tokens)
+    place = [position for position, sequence in enumerate(pair.sequence_ids) if sequence == 1]
+    start, stop = place[0], place[-1] + 1
+    room = max_length - (len(pair) - len(place))
+    if room < max_length // 4:
+        limit = len(tokens) + room - max_length // 4
+        raise InputError(
+            f"the query has {len(tokens)} tokens, expected at most {limit} (a quarter of max_length "
+            f"{max_length} is kept for the passage): shorten the query"
+        )
+    ids, types = pair.ids, pair.type_ids
+    return Frame(ids[:start], ids[stop:], types[:start], types[stop:], types[start], room)
+
+
+def join(tokenizer: Tokenizer, frame: Frame, passage: str) -> tuple[dict[str, np.ndarray], bool]:
+    """Return the inputs of one pair, int64 (1, length) without padding, and whether the passage was cut.
+
+    The same as `tokenizer.encode(query, passage)` with truncation "only_second", of the query's frame.
+    """
+    # A batch of one, because it lets other Python threads go on meanwhile and skips the character offsets.
+    (tokens,) = tokenizer.encode_batch_fast([encodable(passage)], add_special_tokens=False)
+    kept = tokens.ids[: frame.room]
+    types = [*frame.types_before, *[frame.passage_type] * len(kept), *frame.types_after]
+    ids = np.array([[*frame.ids_before, *kept, *frame.ids_after]], dtype=np.int64)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": np.array([types], dtype=np.int64),
+    }
+    return inputs, len(tokens) > frame.room

@@ -1,0 +1,73 @@
+"""The ONNX model: loaded with checks, run one pair at a time on the calling thread."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from flashranker.errors import ArtifactError
+
+
+def load_model(path: Path) -> Callable[[dict[str, np.ndarray]], float]:
+    """Open the model and return its function from one pair's inputs, int64 (1, length), to its logit.
+
+    That function may be called from several threads at once. Both raise ArtifactError: this one if the file
+    is no cross-encoder of the contract, the function if the model fails or gives no finite number.
+    """
+    session = _open(path)
+    names = [node.name for node in session.get_inputs()]
+    output = session.get_outputs()[0].name
+
+    def logit(inputs: dict[str, np.ndarray]) -> float:
+        try:
+            (logits,) = session.run([output], {name: inputs[name] for name in names})
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            raise ArtifactError(
+                f"{path} failed ({error}): model and tokenizer may not fit, export again"
+            ) from error
+        if logits.shape != (1, 1) or not math.isfinite(logits[0, 0]):
+            raise ArtifactError(
+                f"{path} gave {logits}, expected one finite logit of shape (1, 1): export again"
+            )
+        return float(logits[0, 0])
+
+    return logit
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # One thread a run: every sum is made in the same order, and the cores are kept busy by other pairs.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Both keep memory for the lengths seen before, and lengths vary from pair to pair.
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ArtifactError(
+            f"{path} is no model that onnxruntime can run ({error}): export it again"
+        ) from error
+
+    inputs = {node.name: node.type for node in session.get_inputs()}
+    required = {"input_ids", "attention_mask"}
+    if not required <= inputs.keys() <= required | {"token_type_ids"} or set(inputs.values()) != {
+        "tensor(int64)"
+    }:
+        raise ArtifactError(
+            f"{path} has inputs {inputs}, expected int64 input_ids, attention_mask and, if need be, "
+            "token_type_ids: export it again"
+        )
+    output = session.get_outputs()[0]
+    shape = output.shape  # a name or None where a dimension is free
+    if output.type != "tensor(float)" or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != 1):
+        raise ArtifactError(
+            f"{path} has output {output.name}, {output.type} of shape {shape}, expected float logits of "
+            "shape (batch, 1): export a model with num_labels=1"
+        )
+    return session

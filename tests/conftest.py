@@ -1,0 +1,97 @@
+"""What all tests share: no network, one thread, and a miniature cross-encoder made from a seed."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import pytest
+import torch
+from flashranker.artifact import FORMAT_VERSION, Calibration, Manifest, list_files, write_manifest
+from optimum.exporters.onnx import main_export
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+torch.set_num_threads(1)
+
+_WORDS = """river mountain python list sort file open read write socket server thread lock queue parse json
+date time bread water solar panel engine violin garden winter copper falcon market letter window bridge coffee
+paper"""
+WORDS = _WORDS.split()
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?-'дом語本"
+
+
+def make_tokenizer(folder: Path) -> BertTokenizerFast:
+    """A lower-casing WordPiece tokenizer that knows `WORDS` whole and spells the rest in `LETTERS`."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = [*special, *dict.fromkeys([*WORDS, *LETTERS]), *(f"##{letter}" for letter in LETTERS)]
+    file = folder / "vocab.txt"
+    file.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return BertTokenizerFast(vocab_file=str(file), model_max_length=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder: 2-layer, 32-wide BertForSequenceClassification with one label, and its tokenizer.
+
+    Weights are drawn far wider than BERT's 0.02, so that the logits of different pairs differ by whole units:
+    with the usual width a broken pairing, mask or type id would hide below the tolerances.
+    """
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = make_tokenizer(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        num_labels=1,
+        initializer_range=0.4,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_checkpoint` as an fp32 artifact, max_length 64, calibration a=1.5 b=-0.25. Never changed."""
+    folder = tmp_path_factory.mktemp("artifact") / "tiny"
+    main_export(
+        str(tiny_checkpoint),
+        output=folder / "onnx",
+        task="text-classification",
+        do_validation=False,
+        opset=17,
+    )
+    for path in list((folder / "onnx").iterdir()):
+        if path.suffix != ".onnx":
+            path.rename(folder / path.name)
+    write_manifest(folder, make_manifest(folder))
+    return folder
+
+
+def make_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder's files as they are, with everything else made up."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name="tiny",
+        tier="nano",
+        max_length=64,
+        calibration=Calibration(a=1.5, b=-0.25),
+        files=list_files(folder),
+        lineage={"base": "random"},
+        metrics={},
+        parity={},
+        gates=[],
+        quantization={"kind": "none"},
+        versions={},
+        seed=0,
+        command="pytest",
+        notices=[],
+    )

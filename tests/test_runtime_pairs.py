@@ -1,0 +1,96 @@
+"""Text to model inputs, against transformers' own tokenization of pairs with truncation "only_second"."""
+
+from pathlib import Path
+
+import pytest
+from conftest import WORDS
+from flashranker.errors import ArtifactError, InputError
+from flashranker.inputs import encodable
+from flashranker.pairs import frame_query, join, load_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import RobertaProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+words = st.lists(st.sampled_from([*WORDS, "[SEP]", "<s>", "zebra", "Дом", "日本"]), max_size=40).map(" ".join)
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)  # all of Unicode but surrogates
+
+
+@pytest.fixture(scope="module")
+def both(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Tokenizer, object]]:
+    """(ours, transformers') for a BERT and for a RoBERTa tokenizer, the latter byte-level."""
+    folder = tmp_path_factory.mktemp("roberta")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *letters])}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return [
+        (load_tokenizer(path / "tokenizer.json"), AutoTokenizer.from_pretrained(path))
+        for path in (tiny_checkpoint, folder)
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(query=words | anything, passage=words | anything, max_length=st.integers(16, 64))
+def test_inputs_are_those_of_transformers(both: list, query: str, passage: str, max_length: int) -> None:
+    for ours, reference in both:
+        try:
+            frame = frame_query(ours, query, max_length)
+        except InputError:  # its limits have a test of their own
+            continue
+        inputs, cut = join(ours, frame, passage)
+        # In lists, as CrossEncoder passes them: outside one, transformers takes "" for no second text at all.
+        options = {"truncation": "only_second", "max_length": max_length, "return_token_type_ids": True}
+        expected = reference([query], [passage], **options)
+        assert {name: values.tolist() for name, values in inputs.items()} == dict(expected)
+        assert cut == (len(reference([query], [passage])["input_ids"][0]) > max_length)
+
+
+def test_roberta_pairs_have_two_separators_and_no_second_type(both: list) -> None:
+    ours, _ = both[1]
+    a, b = (ours.token_to_id(letter) for letter in "ab")
+    inputs, _ = join(ours, frame_query(ours, "a", 16), "bb")
+    assert inputs["input_ids"].tolist() == [[0, a, 2, 2, b, b, 2]]
+    assert inputs["token_type_ids"].tolist() == [[0] * 7]
+
+
+def test_a_quarter_is_kept_for_the_passage_and_a_longer_query_is_refused(both: list) -> None:
+    ours, _ = both[0]
+    # BERT adds 3 tokens: of 32, 8 are the passage's, so 21 are the query's.
+    assert frame_query(ours, " ".join(["river"] * 21), 32).room == 8
+    with pytest.raises(InputError, match="has 22 tokens, expected at most 21"):
+        frame_query(ours, " ".join(["river"] * 22), 32)
+
+
+def test_a_passage_is_cut_on_its_right_and_only_when_it_must_be(both: list) -> None:
+    ours, _ = both[0]
+    river, time, bread = (ours.token_to_id(word) for word in ("river", "time", "bread"))
+    frame = frame_query(ours, "river", 16)  # 4 tokens with its specials, so 12 for the passage
+    fitting, cut = join(ours, frame, "time " * 12)
+    assert (fitting["input_ids"].tolist(), cut) == ([[2, river, 3, *[time] * 12, 3]], False)
+    longer, cut = join(ours, frame, "time " * 12 + "bread")
+    assert (longer["input_ids"].tolist(), cut) == (fitting["input_ids"].tolist(), True)
+    first, cut = join(ours, frame, "bread " + "time " * 12)
+    assert (first["input_ids"].tolist(), cut) == ([[2, river, 3, bread, *[time] * 11, 3]], True)
+
+
+def test_a_query_without_tokens_is_refused(both: list) -> None:
+    with pytest.raises(InputError, match="no token"):
+        frame_query(both[0][0], "\x00\x01", 16)
+
+
+def test_surrogates_become_what_they_can_stand_for() -> None:
+    assert encodable("a\ud800b") == "a\ufffdb"
+    assert encodable("\ud83d\ude00\udc00") == "\U0001f600\ufffd"
+    assert encodable("дом") == "дом"
+
+
+def test_a_tokenizer_that_joins_no_pairs_is_refused(tmp_path: Path) -> None:
+    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ArtifactError, match="post_processor"):
+        load_tokenizer(tmp_path / "tokenizer.json")

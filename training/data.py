@@ -1,0 +1,233 @@
+"""The one in-memory shape of ranking data that everything here trains on and evaluates with.
+
+`load` reads it and checks it; the rest of this module cuts it by query: splits, leak checks, limits.
+"""
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+SPLITS = ("train", "dev", "test")
+HELD_OUT_SHARE = 0.1  # of the queries, for dev and for test each, where a source brings no splits
+
+_log = logging.getLogger(__name__)
+
+
+class InputError(ValueError):
+    """Bad user input: one line that says what was given, what was expected and the remedy."""
+
+
+@dataclass(frozen=True)
+class RankingData:
+    """Queries, passages, graded judgments and candidate lists.
+
+    `queries`: query id -> text. `passages`: passage id -> text, its title already joined in front.
+    `judgments`: query id -> passage id -> grade; a grade above 0 is relevant.
+    `candidates`: query id -> passage ids, best first; queries without a list are absent.
+    `splits`: "train", "dev" and "test" -> query ids; a split that the source lacks is an empty list.
+    """
+
+    name: str
+    queries: dict[str, str]
+    passages: dict[str, str]
+    judgments: dict[str, dict[str, int]]
+    candidates: dict[str, list[str]]
+    splits: dict[str, list[str]]
+    licence: str
+
+
+def load(source: str | Path, *, drop_leaks: bool = False, keep_missing: bool = False) -> RankingData:
+    """Read ranking data from "pydocs" (the built-in corpus) or from a BEIR folder, and check it.
+
+    A folder that brings no splits is split by `split_queries`. A folder whose own splits leak (see
+    `find_leaks`) is an error, or, with `drop_leaks`, loses the train queries that leak; the number is
+    logged. Judged passages that the corpus lacks are an error, or, with `keep_missing`, stay in the
+    judgments, as official pools such as TREC Deep Learning need it: they count in the ideal ranking and can
+    never be retrieved.
+
+    Raises InputError with file, line and remedy.
+    """
+    # Both readers return the RankingData of this module, so they can only be imported once it exists.
+    from training import beir, pydocs
+
+    if str(source) == "pydocs":
+        data = pydocs.load_pydocs()
+    elif Path(source).is_dir():
+        data = beir.read_folder(Path(source), keep_missing)
+    else:
+        raise InputError(
+            f'data source {str(source)!r} is no folder; give "pydocs" or a folder with corpus.jsonl, '
+            "queries.jsonl and qrels.tsv (BEIR's layout)"
+        )
+    if not any(relevant_passages(data, query_id) for query_id in data.judgments):
+        raise InputError(
+            f"{data.name}: no judgment above 0 on any passage; add a relevant passage to the qrels"
+        )
+    if not any(data.splits.values()):
+        data = replace(data, splits=split_queries(data))
+    if drop_leaks:
+        data = without_leaks(data)
+    check_leaks(data)
+    return data
+
+
+def relevant_passages(data: RankingData, query_id: str) -> list[str]:
+    """Ids of the passages in the corpus that are judged relevant (above 0), in the order of the judgments."""
+    grades = data.judgments.get(query_id, {})
+    return [passage_id for passage_id, grade in grades.items() if grade > 0 and passage_id in data.passages]
+
+
+def require_splits(data: RankingData, *names: str) -> None:
+    """Raise InputError when a split that the caller needs holds no query with a relevant passage."""
+    for name in names:
+        if not any(relevant_passages(data, query_id) for query_id in data.splits.get(name, [])):
+            found = ", ".join(f"{split} {len(ids)}" for split, ids in data.splits.items())
+            raise InputError(
+                f"{data.name}: split {name!r} has no query with a relevant passage (queries: {found}); add "
+                f"qrels.{name}.tsv, or remove all splits to have them made"
+            )
+
+
+def split_queries(data: RankingData) -> dict[str, list[str]]:
+    """Split the judged queries into about 80 % train, 10 % dev and 10 % test, so that nothing leaks.
+
+    Queries that share their text or a relevant passage stay together; groups are ordered by the sha256 of
+    their smallest query id, test takes the first of them, dev the next. The order of the files does
+    not matter. A group of more than 10 % of the queries is always train. Raises InputError when fewer than
+    three groups can be told apart.
+    """
+    groups = _connected(data, sorted(data.judgments))
+    quota = max(1, int(len(data.judgments) * HELD_OUT_SHARE))
+    sides: dict[str, str] = {}
+    free = {"test": quota, "dev": quota}
+    for group in sorted(groups, key=lambda group: _digest(group[0])):
+        side = next((name for name in free if len(group) <= free[name]), "train")
+        if side in free:
+            free[side] -= len(group)
+        sides.update(dict.fromkeys(group, side))
+    splits = {name: [query_id for query_id in data.judgments if sides[query_id] == name] for name in SPLITS}
+    empty = next((name for name in SPLITS if not splits[name]), None)
+    if empty is not None:
+        raise InputError(
+            f"{data.name}: {len(data.judgments)} judged queries make {len(groups)} groups sharing nothing, "
+            f"too few for a {empty} split; add queries, or qrels.train.tsv, qrels.dev.tsv and qrels.test.tsv"
+        )
+    return splits
+
+
+def find_leaks(data: RankingData) -> list[str]:
+    """Train queries with the text, or the text of a relevant passage, of a query in dev or test.
+
+    Texts are compared without case and white space.
+    """
+    held_out_ids = [*data.splits.get("dev", []), *data.splits.get("test", [])]
+    held_out = {key for query_id in held_out_ids for key in _keys(data, query_id)}
+    return [
+        query_id
+        for query_id in data.splits.get("train", [])
+        if not held_out.isdisjoint(_keys(data, query_id))
+    ]
+
+
+def check_leaks(data: RankingData) -> None:
+    """Raise InputError when a train query leaks into dev or test (see `find_leaks`)."""
+    leaks = find_leaks(data)
+    if leaks:
+        raise InputError(
+            f"{data.name}: {len(leaks)} of {len(data.splits['train'])} train queries share their text or a "
+            f"relevant passage with dev or test (first: {leaks[0]!r}); leave them out with drop_leaks=True"
+        )
+
+
+def without_leaks(data: RankingData) -> RankingData:
+    """Leave the train queries of `find_leaks` out of the train split, and log how many they were."""
+    leaks = set(find_leaks(data))
+    if not leaks:
+        return data
+    _log.warning(
+        "%s: %d of %d train queries left out: they share their text or a relevant passage with dev or test",
+        data.name,
+        len(leaks),
+        len(data.splits["train"]),
+    )
+    return replace(data, splits=data.splits | {"train": [q for q in data.splits["train"] if q not in leaks]})
+
+
+def limit_queries(data: RankingData, split: str, limit: int, seed: int = 0) -> RankingData:
+    """Keep at most `limit` queries of one split, drawn by the sha256 of seed and query id.
+
+    The order of the split is kept, a larger limit keeps what a smaller one kept, and passages, judgments
+    and the other splits stay as they are. Raises InputError for a limit below 1 or an unknown split.
+    """
+    if limit < 1:
+        raise InputError(f"{data.name}: limit of {split} queries is {limit}; give 1 or more")
+    if split not in data.splits:
+        raise InputError(f"{data.name}: unknown split {split!r}; give one of {', '.join(data.splits)}")
+    drawn = set(sorted(data.splits[split], key=lambda query_id: _digest(f"{seed}:{query_id}"))[:limit])
+    return replace(data, splits=data.splits | {split: [q for q in data.splits[split] if q in drawn]})
+
+
+def fingerprint(data: RankingData) -> str:
+    """sha256, as hex, over texts, judgments, candidates and splits; name and licence are left out.
+
+    The order of the mappings does not count, the order inside candidate lists and splits does.
+    """
+    digest = hashlib.sha256()
+
+    def add(*fields: str) -> None:
+        # Lengths in front of the fields: no two different lists of fields give the same bytes.
+        for raw in (field.encode() for field in fields):
+            digest.update(len(raw).to_bytes(8, "little") + raw)
+
+    for section, texts in (("queries", data.queries), ("passages", data.passages)):
+        add(section, str(len(texts)))
+        for key in sorted(texts):
+            add(key, texts[key])
+    add("judgments", str(len(data.judgments)))
+    for query_id, grades in sorted(data.judgments.items()):
+        add(query_id, str(len(grades)), *(str(value) for pair in sorted(grades.items()) for value in pair))
+    for section, lists in (("candidates", data.candidates), ("splits", data.splits)):
+        add(section, str(len(lists)))
+        for key in sorted(lists):
+            add(key, str(len(lists[key])), *lists[key])
+    return digest.hexdigest()
+
+
+def _connected(data: RankingData, query_ids: Iterable[str]) -> list[list[str]]:
+    """Group queries that are connected, directly or through others, by a text that they share."""
+    parent: dict[str, str] = {}
+
+    def root(node: str) -> str:
+        while parent.setdefault(node, node) != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    groups = defaultdict(list)
+    ordered = list(query_ids)
+    for query_id in ordered:
+        first, *others = _keys(data, query_id)
+        for key in others:
+            parent[root(key)] = root(first)
+    for query_id in ordered:
+        groups[root(_keys(data, query_id)[0])].append(query_id)
+    return list(groups.values())
+
+
+def _keys(data: RankingData, query_id: str) -> list[str]:
+    """What no two splits may share: the query's text and the texts of its relevant passages, normalized."""
+    passages = [data.passages[passage_id] for passage_id in relevant_passages(data, query_id)]
+    return [
+        f"query {_normalized(data.queries[query_id])}",
+        *(f"passage {_normalized(text)}" for text in passages),
+    ]
+
+
+def _normalized(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,72 @@
+"""The first stage: BM25 over the whole corpus finds the candidates that a reranker puts in order."""
+
+from collections.abc import Iterable
+
+import bm25s
+import numpy as np
+from tqdm import tqdm
+
+from training.data import InputError, RankingData
+
+# Anserini's and Lucene's usual setting for passages (Robertson & Zaragoza 2009).
+K1 = 0.9
+B = 0.4
+
+
+def bm25_run(
+    data: RankingData, query_ids: Iterable[str], depth: int = 50, k1: float = K1, b: float = B
+) -> dict[str, dict[str, float]]:
+    """Search the whole corpus for each query: query id -> passage id -> BM25 score, best first.
+
+    Words are runs of two or more letters or digits, lower-cased, without English stopwords and without
+    stemming; a script without spaces makes a whole clause one word, which BM25 can hardly match. Equal
+    scores are ordered by passage id, so the run does not depend on the order of the corpus. Passages that
+    share no word with the query are not retrieved: a query may get fewer than `depth` of them, or none.
+
+    Raises InputError for a depth below 1, an unknown query id, or a corpus in which no word is left.
+    """
+    wanted = list(query_ids)
+    if depth < 1:
+        raise InputError(f"{data.name}: BM25 depth is {depth}; give 1 or more")
+    unknown = next((query_id for query_id in wanted if query_id not in data.queries), None)
+    if unknown is not None:
+        raise InputError(
+            f"{data.name}: BM25 was asked for unknown query id {unknown!r}; give ids of its queries"
+        )
+    if not wanted:
+        return {}
+
+    passage_ids = np.array(sorted(data.passages), dtype=object)
+    corpus = _tokenize([data.passages[passage_id] for passage_id in passage_ids])
+    if not any(corpus):
+        raise InputError(
+            f"{data.name}: BM25 finds no word in {len(corpus)} passages; check the text of the corpus"
+        )
+    index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy")
+    index.index(corpus, show_progress=False)
+
+    run = {}
+    questions = _tokenize([data.queries[query_id] for query_id in wanted])
+    for query_id, words in tqdm(
+        zip(wanted, questions, strict=True), total=len(wanted), desc="BM25", unit="query"
+    ):
+        known = [word for word in words if word in index.vocab_dict]
+        scores = index.get_scores(known) if known else np.zeros(len(passage_ids), dtype=np.float32)
+        run[query_id] = {passage_ids[i]: float(scores[i]) for i in _best(scores, depth)}
+    return run
+
+
+def bm25_candidates(data: RankingData, query_ids: Iterable[str], depth: int = 50) -> dict[str, list[str]]:
+    """Candidate lists for RankingData: query id -> up to `depth` passage ids, best first. See `bm25_run`."""
+    return {query_id: list(scores) for query_id, scores in bm25_run(data, query_ids, depth).items()}
+
+
+def _tokenize(texts: list[str]) -> list[list[str]]:
+    return bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+
+
+def _best(scores: np.ndarray, depth: int) -> np.ndarray:
+    """Indices of the `depth` highest positive scores, best first; ties in index order."""
+    floor = np.partition(scores, -depth)[-depth] if depth < len(scores) else 0.0
+    found = np.flatnonzero((scores >= floor) & (scores > 0))
+    return found[np.argsort(-scores[found], kind="stable")][:depth]

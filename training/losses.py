@@ -1,0 +1,107 @@
+"""Losses over candidate lists: pure functions of (queries, candidates) matrices, and the adapter the trainer calls.
+
+Listwise distillation follows ListNet (Cao et al., ICML 2007) with a teacher's distribution as the target; the regression
+onto raw teacher logits follows the pointwise recipe of the Ettin rerankers; the gold term is the localized contrastive
+estimation of Gao, Dai and Callan (ECIR 2021).
+"""
+
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from sentence_transformers.util import batch_to_device
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+
+def listwise_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL divergence from the teacher's to the student's distribution over each query's candidates.
+
+    Args:
+        student: logits, (queries, candidates).
+        teacher: raw teacher logits, (queries, candidates).
+        temperature: divides both; the result is multiplied by its square, which keeps the gradient's size (Hinton et al., 2015).
+    Returns: a scalar, the mean over queries, in nats.
+    """
+    target = log_softmax(teacher / temperature, dim=1)
+    predicted = log_softmax(student / temperature, dim=1)
+    return (target.exp() * (target - predicted)).sum(dim=1).mean() * temperature**2
+
+
+def gold_cross_entropy(student: Tensor, grades: Tensor) -> Tensor:
+    """Cross entropy of each query's candidates against its judgments, grades normalised to a distribution.
+
+    A query without a relevant candidate teaches nothing here and is left out of the mean.
+
+    Args:
+        student: logits, (queries, candidates).
+        grades: judgments >= 0, (queries, candidates); 0 is not relevant.
+    Returns: a scalar in nats; 0 if no query has a relevant candidate.
+    """
+    total = grades.sum(dim=1)
+    judged = total > 0
+    target = grades / total.clamp_min(1e-9)[:, None]
+    per_query = -(target * log_softmax(student, dim=1)).sum(dim=1)
+    return (per_query * judged).sum() / judged.sum().clamp_min(1)
+
+
+def regression(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of raw logits: the teacher's whole range counts, not only each list's order.
+
+    Args: student and teacher logits, (queries, candidates).
+    Returns: a scalar, in squared logits.
+    """
+    return (student - teacher).square().mean()
+
+
+def mixed_loss(
+    student: Tensor,
+    teacher: Tensor,
+    grades: Tensor,
+    *,
+    kl_weight: float,
+    regression_weight: float,
+    gold_weight: float,
+    temperature: float,
+) -> dict[str, Tensor]:
+    """The weighted terms by name, each a scalar; their sum is the loss. Shapes (queries, candidates) throughout."""
+    return {
+        "kl": kl_weight * listwise_kl(student, teacher, temperature),
+        "regression": regression_weight * regression(student, teacher),
+        "gold": gold_weight * gold_cross_entropy(student, grades),
+    }
+
+
+class DistillationLoss(nn.Module):
+    """What CrossEncoderTrainer calls: all pairs of a batch in one flat pass, sorted by length so that little is padding.
+
+    The trainer hands over the columns query and passages (lists of one length) and labels of shape (2, candidates):
+    teacher logits, then grades. The attribute must be named `model`, or the trainer cannot wrap it for several devices.
+    """
+
+    def __init__(self, model: CrossEncoder, pairs_per_forward: int = 16, **weights: float) -> None:
+        super().__init__()
+        self.model = model
+        self.pairs_per_forward = pairs_per_forward
+        self.weights = weights
+
+    def forward(
+        self, inputs: list[Any], labels: list[Tensor], prompt: str | None = None, task: str | None = None
+    ) -> dict[str, Tensor]:
+        queries, passages = inputs
+        pairs = [(query, passage) for query, ranked in zip(queries, passages, strict=True) for passage in ranked]
+        student = self.logits(pairs).view(len(queries), -1).float()
+        target = torch.stack(labels).to(student.device).float()
+        return mixed_loss(student, target[:, 0], target[:, 1], **self.weights)
+
+    def logits(self, pairs: list[tuple[str, str]]) -> Tensor:
+        """Logits of (query, passage) pairs in their order, (pairs,); padded only to the longest of each chunk."""
+        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+        chunks = [order[i : i + self.pairs_per_forward] for i in range(0, len(order), self.pairs_per_forward)]
+        outputs = []
+        for chunk in chunks:
+            features = self.model.preprocess([pairs[i] for i in chunk])
+            outputs.append(self.model(batch_to_device(features, self.model.device))["scores"].view(-1))
+        back = torch.empty(len(pairs), dtype=torch.long)
+        back[torch.tensor(order)] = torch.arange(len(pairs))
+        return torch.cat(outputs)[back.to(outputs[0].device)]

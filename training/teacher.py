@@ -1,0 +1,271 @@
+"""Teachers: a cross-encoder, a bi-encoder or a file of scores, each giving raw logits for pairs.
+
+What a model computes is kept under its cache folder, so training never loads a teacher and a killed run
+goes on where it stopped.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from tqdm import tqdm
+
+from training.backbone import BUILTIN, resolve_model
+from training.data import InputError, RankingData
+from training.row_cache import Compute, RowError, cached_rows, text_key
+from training.score_file import SCORE_SUFFIXES, scores_of_pairs
+
+MAX_LENGTH = 128  # tokens: of a text for a bi-encoder, of the pair for a cross-encoder
+COSINE_SCALE = (
+    20.0  # cosine to logit; the temperature 0.05 that sentence-transformers' models are trained with
+)
+SHARD_TEXTS = 1024
+CALL_TEXTS = 128
+BATCH = 16  # large batches gain nothing on a CPU and pad more
+FORMAT = 1  # part of every fingerprint: raise it when the meaning of a cached row changes
+# What decides a model's output; model cards and other backends' weights do not.
+FINGERPRINTED = {".json", ".txt", ".model", ".safetensors", ".bin"}
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+Kind = Literal["cross-encoder", "bi-encoder", "scores"]
+Role = Literal["query", "passage"]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Where a teacher lies and what it is; `fingerprint` is empty for a file of scores."""
+
+    kind: Kind
+    path: Path
+    fingerprint: str
+
+
+def open_teacher(teacher: str, max_length: int = MAX_LENGTH) -> Teacher:
+    """Find a teacher: "builtin", a model folder, a hub id, or a .jsonl, .tsv or .parquet file of scores.
+
+    The fingerprint hashes its kind, weights, configuration, tokenizer and `max_length`; nothing is loaded.
+    Raises InputError when it can't be found or is none of these.
+    """
+    path = Path(teacher).expanduser()
+    if path.suffix in SCORE_SUFFIXES and not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"teacher {teacher!r}: there is no such file of scores")
+        return Teacher("scores", path, "")
+    if max_length < 4:
+        raise InputError(f"a teacher's max_length is {max_length} tokens, expected at least 4")
+    folder = resolve_model(teacher)
+    kind = _model_kind(folder)
+    digest = hashlib.sha256(json.dumps([FORMAT, kind, max_length]).encode())
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if (
+            file.is_file()
+            and file.suffix in FINGERPRINTED
+            and not name.startswith((".", "onnx/", "openvino/"))
+        ):
+            with file.open("rb") as opened:
+                digest.update(name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    return Teacher(kind, folder, digest.hexdigest())
+
+
+def score_pairs(
+    teacher: str,
+    data: RankingData,
+    pairs: Sequence[tuple[str, str]],
+    cache: Path,
+    *,
+    max_length: int = MAX_LENGTH,
+    scale: float = COSINE_SCALE,
+) -> np.ndarray:
+    """Raw logits (n,) float32 of a teacher for `pairs` of (query id, passage id).
+
+    A cross-encoder's logit has no activation; a bi-encoder's is `scale` times the cosine of its embeddings; a
+    file gives what it says. `max_length`, in tokens, holds for the text of a bi-encoder (query and passage
+    alike) and for the pair of a cross-encoder. Scores (cross-encoder) or embeddings (bi-encoder) are kept in
+    `cache`. Raises InputError for an unknown id, a teacher that can't be used, a score that is missing or not
+    finite.
+    """
+    for query, passage in pairs:
+        if query not in data.queries or passage not in data.passages:
+            what, name = ("passage", passage) if query in data.queries else ("query", query)
+            raise InputError(f"a pair to score names the {what} {name!r}, which {data.name!r} does not have")
+    opened = open_teacher(teacher, max_length)
+    if not pairs:
+        return np.zeros(0, dtype=np.float32)
+    if opened.kind == "scores":
+        return scores_of_pairs(opened.path, pairs)
+    if opened.kind == "cross-encoder":
+        texts = [(data.queries[query], data.passages[passage]) for query, passage in pairs]
+        return _score_texts(opened, texts, cache, max_length)
+    queries = {query: row for row, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+    passages = {passage: row for row, passage in enumerate(dict.fromkeys(passage for _, passage in pairs))}
+    query_rows = _encode(opened, [data.queries[query] for query in queries], cache, "query", max_length)
+    passage_rows = _encode(
+        opened, [data.passages[passage] for passage in passages], cache, "passage", max_length
+    )
+    left = np.fromiter((queries[query] for query, _ in pairs), dtype=np.int64, count=len(pairs))
+    right = np.fromiter((passages[passage] for _, passage in pairs), dtype=np.int64, count=len(pairs))
+    logits = np.empty(len(pairs), dtype=np.float32)
+    for start in range(0, len(pairs), 65536):  # gathering all rows at once could take gigabytes
+        part = slice(start, start + 65536)
+        logits[part] = np.einsum("nd,nd->n", query_rows[left[part]], passage_rows[right[part]]) * scale
+    return logits
+
+
+def encode_texts(
+    teacher: str, texts: Sequence[str], cache: Path, *, role: Role = "passage", max_length: int = MAX_LENGTH
+) -> np.ndarray:
+    """Embeddings (len(texts), dimension) float32 of norm 1 by a bi-encoder, from `cache` where they are.
+
+    Each distinct text is encoded once. `role` picks the model's own prompt for queries or passages, if it has
+    one. Raises InputError when the teacher is not a bi-encoder.
+    """
+    opened = open_teacher(teacher, max_length)
+    if opened.kind != "bi-encoder":
+        raise InputError(
+            f"teacher {teacher!r} ({opened.kind}) has no embeddings: pass a bi-encoder or `{BUILTIN}`"
+        )
+    return _encode(opened, texts, cache, role, max_length)
+
+
+def _encode(teacher: Teacher, texts: Sequence[str], cache: Path, role: Role, max_length: int) -> np.ndarray:
+    def compute(missing: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        model = _load_bi_encoder(teacher.path, max_length)
+        encode = model.encode_query if role == "query" else model.encode_document
+        for positions, call in _by_length(missing, [len(text) for text in texts], f"encoding {role} texts"):
+            yield (
+                positions,
+                np.concatenate(
+                    [
+                        encode(
+                            [texts[position] for position in part],
+                            batch_size=BATCH,
+                            normalize_embeddings=True,
+                            show_progress_bar=False,
+                            convert_to_numpy=True,
+                        )
+                        for part in call
+                    ]
+                ),
+            )
+
+    keys = [text_key(role, text) for text in texts]
+    return _cached(teacher, keys, cache, compute)
+
+
+def _score_texts(
+    teacher: Teacher, texts: Sequence[tuple[str, str]], cache: Path, max_length: int
+) -> np.ndarray:
+    inputs: Sequence[Any] = texts  # predict() is typed for images and sound too, in an invariant list
+
+    def compute(missing: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        model = _load_cross_encoder(teacher.path, max_length)
+        lengths = [len(query) + len(passage) for query, passage in texts]
+        for positions, call in _by_length(missing, lengths, "scoring pairs"):
+            yield (
+                positions,
+                np.concatenate(
+                    [
+                        model.predict(
+                            [inputs[position] for position in part],
+                            batch_size=BATCH,
+                            # Without it sentence-transformers applies a sigmoid, and scores saturate.
+                            activation_fn=torch.nn.Identity(),
+                            show_progress_bar=False,
+                            convert_to_numpy=True,
+                        ).reshape(-1, 1)
+                        for part in call
+                    ]
+                ),
+            )
+
+    return _cached(teacher, [text_key(query, passage) for query, passage in texts], cache, compute)[:, 0]
+
+
+def _by_length(
+    missing: list[int], lengths: Sequence[int], label: str
+) -> Iterator[tuple[list[int], Iterator[list[int]]]]:
+    """Shards of positions, longest texts first, each with an iterator over its calls that moves a bar."""
+    ordered = sorted(missing, key=lambda position: -lengths[position])
+    with tqdm(total=len(ordered), desc=label, mininterval=2.0) as bar:
+
+        def calls(shard: list[int]) -> Iterator[list[int]]:
+            for start in range(0, len(shard), CALL_TEXTS):
+                part = shard[start : start + CALL_TEXTS]
+                yield part
+                bar.update(len(part))
+
+        for start in range(0, len(ordered), SHARD_TEXTS):
+            shard = ordered[start : start + SHARD_TEXTS]
+            yield shard, calls(shard)
+
+
+def _cached(teacher: Teacher, keys: list[bytes], cache: Path, compute: Compute) -> np.ndarray:
+    try:
+        return cached_rows(cache / f"{teacher.kind}-{teacher.fingerprint[:24]}", keys, compute)
+    except RowError as error:
+        raise InputError(f"teacher {teacher.path} computed a value that is not finite: {error}") from error
+
+
+def _load_bi_encoder(folder: Path, max_length: int) -> SentenceTransformer:
+    try:
+        model = SentenceTransformer(str(folder), trust_remote_code=False, local_files_only=True)
+    except LOAD_ERRORS as error:
+        raise _unusable(folder, error) from error
+    model.max_seq_length = min(max_length, model.max_seq_length or max_length)
+    return model
+
+
+def _load_cross_encoder(folder: Path, max_length: int) -> CrossEncoder:
+    try:
+        model = CrossEncoder(str(folder), trust_remote_code=False, local_files_only=True)
+    except LOAD_ERRORS as error:
+        raise _unusable(folder, error) from error
+    if model.num_labels != 1:
+        raise InputError(
+            f"teacher {folder} gives {model.num_labels} scores a pair: pass a cross-encoder with one label"
+        )
+    model.max_seq_length = min(max_length, model.max_seq_length or max_length)
+    return model
+
+
+def _unusable(folder: Path, error: Exception) -> InputError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(f"teacher {folder} can't be loaded ({reason}): expected a complete model folder")
+
+
+def _model_kind(folder: Path) -> Kind:
+    # A saved CrossEncoder has a modules.json as well, so its head is looked at first.
+    for name, field in (
+        ("config_sentence_transformers.json", "model_type"),
+        ("config.json", "architectures"),
+    ):
+        value = _read_json(folder / name).get(field)
+        if value == "CrossEncoder" or any(
+            str(item).endswith("ForSequenceClassification")
+            for item in (value if isinstance(value, list) else [])
+        ):
+            return "cross-encoder"
+    if (folder / "modules.json").is_file():
+        return "bi-encoder"
+    raise InputError(
+        f"teacher {folder} is neither a cross-encoder (config.json with ...ForSequenceClassification) "
+        "nor a bi-encoder (modules.json): pass one of these, or a .jsonl, .tsv or .parquet file of scores"
+    )
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): restore the model folder") from error
+    return content if isinstance(content, dict) else {}
