@@ -25,9 +25,7 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     logits, relevant = check(logits, labels)
     positives, negatives = int(relevant.sum()), int((~relevant).sum())
     if not positives or not negatives:
-        raise ValueError(
-            f"{positives} relevant and {negatives} other labels: calibration needs both; give more pairs"
-        )
+        raise ValueError(f"{positives} relevant and {negatives} other labels: calibration needs both; give more pairs")
     targets = np.where(relevant, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     # Newton's steps are taken on standardised logits, where both parameters are of one size.
     centre, width = logits.mean(), logits.std() or 1.0
@@ -91,9 +89,7 @@ def check(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Both as arrays (n,): values float64, labels boolean."""
     values, relevant = np.asarray(values, dtype=np.float64), np.asarray(labels) > 0
     if values.ndim != 1 or values.shape != relevant.shape or not len(values):
-        raise ValueError(
-            f"shapes {values.shape} and {relevant.shape}: expected one label for each value, at least one"
-        )
+        raise ValueError(f"shapes {values.shape} and {relevant.shape}: expected one label for each value, at least one")
     if not np.isfinite(values).all():
         raise ValueError(
             f"{int((~np.isfinite(values)).sum())} values are not finite: look for NaN in the model's output"

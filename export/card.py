@@ -73,9 +73,7 @@ def quality(metrics: Mapping[str, Any]) -> str:
     if not stages:
         return ""
     measures = list(dict.fromkeys(measure for values in stages.values() for measure in values))
-    rows = [
-        [stage, *(number(values.get(measure)) for measure in measures)] for stage, values in stages.items()
-    ]
+    rows = [[stage, *(number(values.get(measure)) for measure in measures)] for stage, values in stages.items()]
     return "## Quality on held-out queries\n\n" + table(["stage", *measures], rows)
 
 
@@ -97,9 +95,7 @@ def checks(manifest: Manifest) -> str:
 
 def files(manifest: Manifest) -> str:
     """Sizes; the card itself, which could not state its own, is left out."""
-    rows = [
-        [f"`{name}`", f"{entry.bytes:,}"] for name, entry in manifest.files.items() if name != "README.md"
-    ]
+    rows = [[f"`{name}`", f"{entry.bytes:,}"] for name, entry in manifest.files.items() if name != "README.md"]
     return "## Files\n\n" + table(["file", "bytes"], rows)
 
 

@@ -60,9 +60,7 @@ def cut_last_layer(model: PreTrainedModel) -> str:
         layer.forward = first_token_forward(layer)
         try:
             difference = float((model(**inputs).logits - whole).abs().max() / whole.abs().max())
-            reason = (
-                "" if difference <= EXACT else f"the head reads more than the first token ({difference:.1e})"
-            )
+            reason = "" if difference <= EXACT else f"the head reads more than the first token ({difference:.1e})"
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = f"{type(layer).__name__} cannot run at the first token alone: {error}"
     model.float()

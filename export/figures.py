@@ -45,9 +45,7 @@ def quality_figure(measure: str, stages: Mapping[str, Mapping[str, float]]) -> s
             low, high = value.get("low", value["mean"]), value.get("high", value["mean"])
             axes.plot([low, high], [row, row], color=BLUE, linewidth=5, alpha=0.45, solid_capstyle="butt")
             axes.plot(value["mean"], row, "o", color=BLUE, markersize=6)
-            axes.annotate(
-                f"{value['mean']:.3f}", (high, row), (6, 0), textcoords="offset points", va="center"
-            )
+            axes.annotate(f"{value['mean']:.3f}", (high, row), (6, 0), textcoords="offset points", va="center")
         axes.set_yticks(range(len(stages)), [plain(stage) for stage in stages])
         axes.set_ylim(len(stages) - 0.5, -0.5)
         axes.margins(x=0.2)
@@ -157,10 +155,10 @@ def plain(text: str) -> str:
 def to_svg(figure: Figure, description: str) -> str:
     """The figure as one <svg> element without prolog, metadata or size, in the page's text colour."""
     written = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # they hold the time and outside addresses
-    figure.savefig(written, format="svg", transparent=True, metadata=nothing)
+    figure.savefig(written, format="svg", transparent=True)
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
+    # The metadata hold the time and outside addresses; the style would hold for the whole page.
     svg = re.sub(r"<metadata>.*?</metadata>|<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', svg)

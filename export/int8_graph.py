@@ -2,11 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnxruntime
+from flashranker.threads import available_threads
 from onnx import TensorProto, helper, numpy_helper
 
 from export.rounding import Int8Weight, quantize_rows
@@ -66,15 +68,15 @@ def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run_pairs(model: onnx.ModelProto, pairs: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
     """Logits float32 (pairs,), each pair run alone and unpadded as the runtime does."""
     session = open_session(model)
-    return np.array([session.run(["logits"], pair)[0][0, 0] for pair in pairs], dtype=np.float32)
+    with ThreadPoolExecutor(available_threads()) as pool:
+        outputs = pool.map(lambda pair: session.run(["logits"], pair)[0], pairs)
+        return np.array([logits[0, 0] for logits in outputs], dtype=np.float32)
 
 
 def observe(
@@ -83,9 +85,7 @@ def observe(
     """Runs the pairs through the graph and sums up the activations called `sources`, by name."""
     names = list(dict.fromkeys(sources))
     watched = copy(model)
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
-    )
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     session = open_session(watched)
     products: dict[str, np.ndarray] = {}
     sums: dict[str, np.ndarray] = {}
@@ -126,12 +126,8 @@ def quantize_embeddings(model: onnx.ModelProto) -> None:
         name, output, indices = table.name, node.output[0], node.input[1]
         new = [
             helper.make_node("Gather", [f"{name}_int8", indices], [f"{output}_int8"], f"{node.name}_values"),
-            helper.make_node(
-                "Gather", [f"{name}_scale", indices], [f"{output}_scale"], f"{node.name}_scales"
-            ),
-            helper.make_node(
-                "Cast", [f"{output}_int8"], [f"{output}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT
-            ),
+            helper.make_node("Gather", [f"{name}_scale", indices], [f"{output}_scale"], f"{node.name}_scales"),
+            helper.make_node("Cast", [f"{output}_int8"], [f"{output}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output], f"{node.name}_rescaled"),
         ]
         replace_node(model, node, new)
@@ -183,9 +179,7 @@ def multiply_in_int8(model: onnx.ModelProto, linear: Linear, weight: Int8Weight)
             [f"{output}_int32"],
             f"{node.name}_int8",
         ),
-        helper.make_node(
-            "Cast", [f"{output}_int32"], [f"{output}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT
-        ),
+        helper.make_node("Cast", [f"{output}_int32"], [f"{output}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT),
         helper.make_node("Mul", [quantized[1], f"{name}_scale"], [f"{output}_scale"], f"{node.name}_scales"),
         helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output], f"{node.name}_rescaled"),
     ]
@@ -204,9 +198,7 @@ def multiply_in_fp32(model: onnx.ModelProto, linear: Linear, weight: Int8Weight 
     restored = f"{name}_fp32"
     if isinstance(weight, Int8Weight):
         store_int8(model, name, weight)
-        cast = helper.make_node(
-            "Cast", [f"{name}_int8"], [f"{name}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT
-        )
+        cast = helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT)
         new = [
             cast,
             helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [restored], f"{node.name}_rescaled"),
@@ -224,9 +216,7 @@ def multiply_in_fp32(model: onnx.ModelProto, linear: Linear, weight: Int8Weight 
 def shift_bias(model: onnx.ModelProto, linear: Linear, shift: np.ndarray) -> None:
     """Adds `shift` (outputs,) to a linear layer's bias, in place."""
     bias = initializers(model)[linear.bias]
-    bias.CopyFrom(
-        numpy_helper.from_array((numpy_helper.to_array(bias) + shift).astype(np.float32), bias.name)
-    )
+    bias.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(bias) + shift).astype(np.float32), bias.name))
 
 
 def replace_node(model: onnx.ModelProto, node: onnx.NodeProto, new: list[onnx.NodeProto]) -> None:

@@ -54,9 +54,7 @@ def calibrate(model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]]) ->
     for linear in int8_graph.find_linears(model):
         groups[linear.source].append(linear)
     constants = int8_graph.initializers(model)
-    weights = {
-        one.weight: numpy_helper.to_array(constants[one.weight]) for group in groups.values() for one in group
-    }
+    weights = {one.weight: numpy_helper.to_array(constants[one.weight]) for group in groups.values() for one in group}
     observed = int8_graph.observe(model, groups, pairs)
     factors, smoothing = {}, {}
     for source, group in groups.items():

@@ -64,9 +64,7 @@ def quantize_int8(
         ValueError: lengths differ, or no query has two pairs.
     """
     if len(calibration) != len(query_ids):
-        raise ValueError(
-            f"{len(calibration)} pairs, {len(query_ids)} query ids: expected one id for each pair"
-        )
+        raise ValueError(f"{len(calibration)} pairs, {len(query_ids)} query ids: expected one id for each pair")
     model = onnx.load(fp32)
     observing, trial = split(model, calibration, query_ids)
     tried: list[dict[str, Any]] = []

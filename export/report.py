@@ -71,9 +71,7 @@ def write_report(path: Path, content: ReportContent) -> None:
         scores(content),
         latency(content.latency, content.latency_note),
         examples(content.examples),
-        section(
-            "Sizes", table(["file", "bytes"], [[name, f"{size:,}"] for name, size in content.sizes.items()])
-        ),
+        section("Sizes", table(["file", "bytes"], [[name, f"{size:,}"] for name, size in content.sizes.items()])),
         section("Lineage", pairs(content.lineage)),
         section("Settings", pairs(content.settings)),
         section("Command", f"<pre>{escape(content.command)}</pre>" if content.command else ""),
@@ -89,14 +87,10 @@ def quality(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """A figure a measure, and all numbers in a table."""
     measures = list(dict.fromkeys(measure for values in metrics.values() for measure in values))
     drawn = [
-        quality_figure(
-            measure, {stage: values[measure] for stage, values in metrics.items() if measure in values}
-        )
+        quality_figure(measure, {stage: values[measure] for stage, values in metrics.items() if measure in values})
         for measure in measures
     ]
-    rows = [
-        [stage, *(interval(values.get(measure)) for measure in measures)] for stage, values in metrics.items()
-    ]
+    rows = [[stage, *(interval(values.get(measure)) for measure in measures)] for stage, values in metrics.items()]
     note = "<p>Means over held-out queries, with 95 % bootstrap intervals.</p>" if rows else ""
     return section("Quality by stage", note + figures(drawn) + table(["stage", *measures], rows))
 
@@ -128,9 +122,7 @@ def scores(content: ReportContent) -> str:
     """How far relevant candidates stand apart, and whether probabilities mean what they say."""
     logits, relevant = np.asarray(content.logits, dtype=np.float64), np.asarray(content.labels) > 0
     if logits.shape != relevant.shape or not np.isfinite(logits).all():
-        raise ValueError(
-            f"{logits.shape} logits and {relevant.shape} labels: expected as many, and finite logits"
-        )
+        raise ValueError(f"{logits.shape} logits and {relevant.shape} labels: expected as many, and finite logits")
     if not len(logits):
         return ""
     drawn, note = [distribution_figure(logits, relevant)], ""
@@ -149,14 +141,9 @@ def latency(systems: Mapping[str, Mapping[str, float]], note: str) -> str:
     """Milliseconds per 100 passages."""
     if not systems:
         return ""
-    rows = [
-        [name, *(f"{value[key]:,.1f}" for key in ("median", "low", "high"))]
-        for name, value in systems.items()
-    ]
+    rows = [[name, *(f"{value[key]:,.1f}" for key in ("median", "low", "high"))] for name, value in systems.items()]
     numbers = table(["ms per 100 passages", "median", "fastest", "slowest"], rows)
-    return section(
-        "Latency", (f"<p>{escape(note)}</p>" if note else "") + figures([latency_figure(systems)]) + numbers
-    )
+    return section("Latency", (f"<p>{escape(note)}</p>" if note else "") + figures([latency_figure(systems)]) + numbers)
 
 
 def examples(values: Sequence[Mapping[str, Any]]) -> str:
@@ -179,11 +166,7 @@ def section(title: str, inner: str) -> str:
 
 def figures(drawn: Sequence[str]) -> str:
     """SVG elements side by side where there is room."""
-    return (
-        '<div class="figures">' + "".join(f"<figure>{svg}</figure>" for svg in drawn) + "</div>"
-        if drawn
-        else ""
-    )
+    return '<div class="figures">' + "".join(f"<figure>{svg}</figure>" for svg in drawn) + "</div>" if drawn else ""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -80,9 +80,7 @@ def bound_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
     return first - sign * half, second - sign * (excess - half)
 
 
-def compensated_rounding(
-    weight: np.ndarray, scale: np.ndarray, hessian: np.ndarray, paired: bool
-) -> np.ndarray:
+def compensated_rounding(weight: np.ndarray, scale: np.ndarray, hessian: np.ndarray, paired: bool) -> np.ndarray:
     """GPTQ over pairs of inputs: int8 (inputs, outputs)."""
     size = len(weight)
     damped = hessian + np.eye(size) * (0.01 * np.diag(hessian).mean() + 1e-12)

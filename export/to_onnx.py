@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from optimum.exporters.onnx import onnx_export_from_model
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from optimum.exporters.onnx import export, onnx_export_from_model
+from optimum.exporters.onnx.model_configs import BertOnnxConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
 # 18 is the lowest that optimum recommends for encoders: LayerNormalization is one node (since 17), so the
 # graph is small and a quantizer has nothing to trip over. Later opsets bring nothing an encoder needs, and
@@ -33,11 +34,7 @@ def load_checkpoint(checkpoint: Path) -> PreTrainedModel:
         raise ExportError(
             f"{checkpoint} has no config.json: expected a Hugging Face checkpoint folder; train or copy one"
         )
-    model = (
-        AutoModelForSequenceClassification.from_pretrained(checkpoint, attn_implementation="eager")
-        .float()
-        .eval()
-    )
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, attn_implementation="eager").float().eval()
     if model.config.num_labels != 1:
         raise ExportError(
             f"{checkpoint} has {model.config.num_labels} labels: a reranker needs 1; train with num_labels=1"
@@ -65,9 +62,14 @@ def export_model(model: PreTrainedModel, destination: Path) -> Path:
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".onnx-") as folder:
-        onnx_export_from_model(
-            model, folder, opset=OPSET, task="text-classification", do_validation=False, device="cpu"
-        )
+        if isinstance(model.config, BertConfig):
+            # Whatever the class, its inputs are BERT's; optimum's own look-up knows only classes of transformers.
+            settings = BertOnnxConfig(model.config, task="text-classification")
+            export(model, settings, Path(folder) / "model.onnx", opset=OPSET, do_constant_folding=True)
+        else:
+            onnx_export_from_model(
+                model, folder, opset=OPSET, task="text-classification", do_validation=False, device="cpu"
+            )
         exported = Path(folder) / "model.onnx"
         check_signature(exported)
         os.replace(exported, destination)
@@ -83,16 +85,12 @@ def check_signature(path: Path) -> None:
     graph = onnx.load(path, load_external_data=False).graph
     names = [value.name for value in graph.input]
     if not {"input_ids", "attention_mask"} <= set(names) <= set(INPUT_NAMES):
-        raise ExportError(
-            f"{path.name} has inputs {names}: expected {list(INPUT_NAMES)}, the last one optional"
-        )
+        raise ExportError(f"{path.name} has inputs {names}: expected {list(INPUT_NAMES)}, the last one optional")
     for value in graph.input:
         tensor = value.type.tensor_type
         fixed = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
         if tensor.elem_type != onnx.TensorProto.INT64 or len(tensor.shape.dim) != 2 or fixed:
-            raise ExportError(
-                f"input {value.name} of {path.name}: expected int64 (batch, length), both dynamic"
-            )
+            raise ExportError(f"input {value.name} of {path.name}: expected int64 (batch, length), both dynamic")
     outputs = [(value.name, value.type.tensor_type.elem_type) for value in graph.output]
     if outputs != [("logits", onnx.TensorProto.FLOAT)]:
         raise ExportError(f"{path.name} has outputs {outputs}: expected one, `logits`, float32 (batch, 1)")

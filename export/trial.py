@@ -24,9 +24,7 @@ class Trial:
     def measure(self, model: onnx.ModelProto) -> dict[str, float]:
         """Kendall tau, noise, largest error and bytes of a candidate."""
         found = int8_graph.run_pairs(model, self.pairs)
-        tau, _ = mean_kendall(
-            [self.logits[rows] for rows in self.queries], [found[rows] for rows in self.queries]
-        )
+        tau, _ = mean_kendall([self.logits[rows] for rows in self.queries], [found[rows] for rows in self.queries])
         largest_error = float(np.abs(found - self.logits).max() / np.abs(self.logits).max())
         return {
             "tau": tau,
@@ -61,6 +59,4 @@ def split(
     pairs = [calibration[index] for query in judged for index in query]
     ends = np.cumsum([len(query) for query in judged])
     groups = [np.arange(end - len(query), end) for query, end in zip(judged, ends, strict=True)]
-    return [calibration[index] for index in observed], Trial(
-        pairs, groups, int8_graph.run_pairs(model, pairs)
-    )
+    return [calibration[index] for index in observed], Trial(pairs, groups, int8_graph.run_pairs(model, pairs))

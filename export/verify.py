@@ -112,9 +112,7 @@ def batch_independence_gate(reranker: Scorer, query: str, passages: Sequence[str
     alone = [bits(reranker.score(query, [passage]))[0] for passage in passages]
     reverse = bits(reranker.score(query, list(passages)[::-1]))[::-1]
     with ThreadPoolExecutor(max_workers=4) as pool:
-        threads = [
-            bits(logits) for logits in pool.map(lambda _: reranker.score(query, list(passages)), range(4))
-        ]
+        threads = [bits(logits) for logits in pool.map(lambda _: reranker.score(query, list(passages)), range(4))]
     differing = sum(int((other != together).sum()) for other in (np.array(alone), reverse, *threads))
     detail = f"{len(passages)} passages alone, together, reversed, in 4 threads"
     return at_most("batch independence", float(differing), 0.0, "logits", detail)
@@ -165,6 +163,4 @@ def bits(logits: np.ndarray) -> np.ndarray:
 def check_shapes(one: np.ndarray, other: np.ndarray) -> None:
     """Raises ValueError unless both are (n,) of one length above 0."""
     if np.ndim(one) != 1 or np.shape(one) != np.shape(other) or not len(one):
-        raise ValueError(
-            f"logits of shapes {np.shape(one)} and {np.shape(other)}: expected two equal (n,), n > 0"
-        )
+        raise ValueError(f"logits of shapes {np.shape(one)} and {np.shape(other)}: expected two equal (n,), n > 0")

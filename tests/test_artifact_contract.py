@@ -58,9 +58,7 @@ def test_a_manifest_survives_the_round_trip_and_equal_ones_are_equal_bytes(folde
     assert read_manifest(folder) == manifest
     write_manifest(
         folder,
-        dataclasses.replace(
-            manifest, metrics=dict(reversed(manifest.metrics.items())), files=list_files(folder)
-        ),
+        dataclasses.replace(manifest, metrics=dict(reversed(manifest.metrics.items())), files=list_files(folder)),
     )
     assert (folder / MANIFEST_NAME).read_bytes() == first
     assert sorted(os.listdir(folder)) == [MANIFEST_NAME, "onnx", "tokenizer.json"]

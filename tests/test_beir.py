@@ -64,9 +64,7 @@ def test_the_layouts_of_splits_are_read_alike(folder: Path) -> None:
         (folder / f"qrels.{split}.tsv").rename(folder / "qrels" / f"{split}.tsv")
     assert fingerprint(load(folder)) == fingerprint(expected)
 
-    tables = [
-        (folder / "qrels" / f"{split}.tsv").read_text(encoding="utf-8") for split in ("train", "dev", "test")
-    ]
+    tables = [(folder / "qrels" / f"{split}.tsv").read_text(encoding="utf-8") for split in ("train", "dev", "test")]
     for split in ("train", "dev", "test"):
         (folder / "qrels" / f"{split}.tsv").unlink()
     body = "".join(table.removeprefix(HEADER) for table in tables)
@@ -161,9 +159,7 @@ def replace_line(name: str, number: int, line: str) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_bad_input_names_file_line_and_remedy(
-    folder: Path, change: Callable[[Path], object], message: str
-) -> None:
+def test_bad_input_names_file_line_and_remedy(folder: Path, change: Callable[[Path], object], message: str) -> None:
     load(folder)
     change(folder)
     with pytest.raises(InputError, match=message) as caught:

@@ -24,7 +24,7 @@ from export.verify import Gate, ndcg_gate, size_gate
 QUERY = "sort a python list"
 PASSAGES = ["python list sort", "river and mountain, garden in winter", "read file. " * 9]
 LINEAGE = {
-    "base": {"name": "random/tiny", "licence": "Apache-2.0"},
+    "base": {"name": "random/tiny: 2 layers", "licence": "Apache-2.0"},
     "teacher": {"name": "none", "licence": "MIT"},
     "data": {"name": 'py"docs', "licence": "PSF-2.0"},
     "languages": ["en"],
@@ -42,9 +42,7 @@ def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def staging(tiny_checkpoint: Path, model: Path, tmp_path: Path) -> Path:
-    return stage_artifact(
-        tiny_checkpoint, model, tmp_path / ".tiny.staging", name="tiny", tier="nano", max_length=48
-    )
+    return stage_artifact(tiny_checkpoint, model, tmp_path / ".tiny.staging", name="tiny", tier="nano", max_length=48)
 
 
 def complete(staging: Path, gates: list[Gate], notices: tuple[str, ...] = ()) -> Manifest:
@@ -119,9 +117,7 @@ def test_padding_and_truncation_baked_into_a_tokenizer_are_removed(
     assert len(clean.encode("river mountain garden winter bread water").ids) == 8
 
 
-def test_refuses_more_tokens_than_the_model_has_positions(
-    tiny_checkpoint: Path, model: Path, tmp_path: Path
-) -> None:
+def test_refuses_more_tokens_than_the_model_has_positions(tiny_checkpoint: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="max_length 65: the model has 64 positions"):
         stage_artifact(tiny_checkpoint, model, tmp_path / "staging", name="tiny", tier="nano", max_length=65)
     assert not (tmp_path / "staging").exists()
@@ -160,13 +156,11 @@ def test_the_card_states_the_manifests_numbers(staging: Path) -> None:
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "apache-2.0"
     assert front["pipeline_tag"] == "text-ranking"
-    assert front["base_model"] == "random/tiny"
+    assert front["base_model"] == "random/tiny: 2 layers"
     assert front["datasets"] == ['py"docs']
     assert front["language"] == ["en"]
     assert "| first stage | 0.4123 (0.4000 to 0.4200) | 0.5000 |" in card
-    assert (
-        "| int8 | 0.5234 (0.5100 to 0.5300) |  |" in card or "| int8 | 0.5235 (0.5100 to 0.5300) |  |" in card
-    )
+    assert "| int8 | 0.5234 (0.5100 to 0.5300) |  |" in card or "| int8 | 0.5235 (0.5100 to 0.5300) |  |" in card
     assert "| size | 6 MB | 5 MB | **FAIL** |" in card
     assert "> **Notice:** below its first stage" in card
     assert f"| `onnx/model.onnx` | {sealed.files['onnx/model.onnx'].bytes:,} |" in card

@@ -71,12 +71,10 @@ def test_names_what_is_wrong(logits: list[float], labels: list[int], message: st
 
 
 def test_expected_calibration_error_by_hand() -> None:
-    # Bin [0.2, 0.3): two of mean 0.25, one relevant: gap 0.25. Bin [0.9, 1]: mean 0.95, both relevant: gap
-    # 0.05.
-    probability, labels = np.array([0.2, 0.299999, 0.9, 1.0]), np.array([0, 1, 2, 1])
-    assert expected_calibration_error(probability, labels) == pytest.approx(
-        (2 * 0.25 + 2 * 0.05) / 4, abs=1e-5
-    )
+    # Bin [0.2, 0.3): mean 0.25, one of two relevant: gap +0.25. Bin [0.9, 1]: mean 0.95, one of two: -0.45.
+    probability, labels = np.array([0.2, 0.299999, 0.9, 1.0]), np.array([0, 1, 2, 0])
+    error = expected_calibration_error(probability, labels)
+    assert error == pytest.approx((2 * 0.25 + 2 * 0.45) / 4, abs=1e-5)
 
 
 def test_brier_by_hand() -> None:
@@ -84,6 +82,4 @@ def test_brier_by_hand() -> None:
 
 
 def test_probabilities_are_the_runtimes_formula() -> None:
-    assert probabilities(Calibration(2.0, -1.0), np.array([0.5, 1.5])) == pytest.approx(
-        [0.5, 1 / (1 + np.exp(-2))]
-    )
+    assert probabilities(Calibration(2.0, -1.0), np.array([0.5, 1.5])) == pytest.approx([0.5, 1 / (1 + np.exp(-2))])

@@ -34,9 +34,7 @@ def make_checkpoint(folder: Path, kind: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=["bert", "xlm-roberta", "distilbert"])
-def checkpoint(
-    request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def checkpoint(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "bert":
         return tiny_checkpoint
     return make_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
@@ -46,9 +44,7 @@ def make_inputs(graph: Path, lengths: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Random pairs padded at the end, the second half of each of type 1 where the graph has types."""
     names = [value.name for value in onnx.load(graph).graph.input]
     generator = np.random.default_rng(0)
-    mask = np.array(
-        [[column < length for column in range(max(lengths))] for length in lengths], dtype=np.int64
-    )
+    mask = np.array([[column < length for column in range(max(lengths))] for length in lengths], dtype=np.int64)
     inputs = {
         "input_ids": np.where(mask > 0, generator.integers(5, 50, mask.shape), 1),
         "attention_mask": mask,
@@ -84,9 +80,7 @@ def test_the_graph_computes_what_pytorch_does(checkpoint: Path, tmp_path: Path, 
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
 
 
-def test_first_token_graph_is_exact_and_runs_its_last_layer_on_one_token(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_first_token_graph_is_exact_and_runs_its_last_layer_on_one_token(tiny_checkpoint: Path, tmp_path: Path) -> None:
     whole = export_fp32(tiny_checkpoint, tmp_path / "whole.onnx")
     cut = export_first_token(tiny_checkpoint, tmp_path / "cut.onnx")
     assert cut.first_token_only
@@ -119,9 +113,7 @@ def test_first_token_layer_is_exact_in_double_precision(tiny_checkpoint: Path) -
 
 def rows_of_matmuls(graph: Path, inputs: dict[str, np.ndarray], part: str) -> list[int]:
     """How many tokens each layer's MatMul of this name computes."""
-    nodes = [
-        node for node in onnx.load(graph).graph.node if node.op_type == "MatMul" and f"/{part}/" in node.name
-    ]
+    nodes = [node for node in onnx.load(graph).graph.node if node.op_type == "MatMul" and f"/{part}/" in node.name]
     return [run_onnx(graph, inputs, node.output[0]).shape[1] for node in nodes]
 
 
@@ -136,21 +128,15 @@ def test_a_head_that_reads_all_tokens_is_left_whole(tiny_checkpoint: Path) -> No
 
 
 def test_other_architectures_fall_back_and_say_so(tmp_path: Path) -> None:
-    result = export_first_token(
-        make_checkpoint(tmp_path / "checkpoint", "distilbert"), tmp_path / "model.onnx"
-    )
+    result = export_first_token(make_checkpoint(tmp_path / "checkpoint", "distilbert"), tmp_path / "model.onnx")
     assert not result.first_token_only
     assert "DistilBertForSequenceClassification" in result.reason
 
 
-def test_refuses_a_head_of_two_labels_and_a_folder_without_config(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_refuses_a_head_of_two_labels_and_a_folder_without_config(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     shutil.copytree(tiny_checkpoint, folder)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=2, ignore_mismatched_sizes=True
-    )
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, ignore_mismatched_sizes=True)
     model.save_pretrained(folder)
     with pytest.raises(ExportError, match="has 2 labels"):
         export_fp32(folder, tmp_path / "model.onnx")

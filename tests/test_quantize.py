@@ -29,9 +29,7 @@ def correlated(inputs: int, tokens: int = 400) -> np.ndarray:
     """Activations (tokens, inputs) whose channels depend on each other and have very different sizes."""
     generator = np.random.default_rng(3)
     mixing = generator.normal(size=(inputs, inputs)) / inputs**0.5 + np.eye(inputs) * 0.3
-    return (generator.normal(size=(tokens, inputs)) @ mixing * np.geomspace(0.1, 5, inputs)).astype(
-        np.float32
-    )
+    return (generator.normal(size=(tokens, inputs)) @ mixing * np.geomspace(0.1, 5, inputs)).astype(np.float32)
 
 
 def heavy(inputs: int, outputs: int) -> np.ndarray:
@@ -98,9 +96,7 @@ def test_rows_of_any_size_keep_their_precision() -> None:
     table[7] = 0
     rows = quantize_rows(table)
     assert rows.values.dtype == np.int8
-    assert (
-        np.abs(rows.dequantized() - table) <= np.abs(table).max(axis=1, keepdims=True) / 254 * 1.001
-    ).all()
+    assert (np.abs(rows.dequantized() - table) <= np.abs(table).max(axis=1, keepdims=True) / 254 * 1.001).all()
 
 
 def test_simulated_activation_rounding_is_onnxruntimes() -> None:
@@ -126,9 +122,7 @@ def test_smoothing_finds_an_outlier_channel_and_leaves_even_ones_alone() -> None
     outlier[:, 0, 5] = 30
     for sample, smoothed in ((even, False), (outlier, True)):
         rows = sample.reshape(-1, 64)
-        inputs = int8_graph.Inputs(
-            rows.T @ rows / len(rows), rows.mean(axis=0), np.abs(rows).max(axis=0), list(sample)
-        )
+        inputs = int8_graph.Inputs(rows.T @ rows / len(rows), rows.mean(axis=0), np.abs(rows).max(axis=0), list(sample))
         name, factor = best_factor(inputs, weights)
         assert (factor is not None) == smoothed, name
         if factor is not None:
@@ -189,9 +183,7 @@ def test_stored_int8_weights_multiply_as_their_dequantized_selves(fp32: Path) ->
 
 
 def test_onnxruntime_fuses_the_int8_nodes_at_load(fp32: Path, tmp_path: Path) -> None:
-    report = quantize.quantize_int8(
-        fp32, tmp_path / "int8.onnx", PAIRS, QUERY_IDS, limit_bytes=10**6, target_tau=-1.0
-    )
+    report = quantize.quantize_int8(fp32, tmp_path / "int8.onnx", PAIRS, QUERY_IDS, limit_bytes=10**6, target_tau=-1.0)
     assert report["rung"] == quantize.DYNAMIC
     calibrated = layers.calibrate(onnx.load(fp32), PAIRS[:24])
     model = layers.build(calibrated)
@@ -205,9 +197,7 @@ def test_onnxruntime_fuses_the_int8_nodes_at_load(fp32: Path, tmp_path: Path) ->
 
 
 def test_the_ladder_climbs_only_as_far_as_it_must(fp32: Path, tmp_path: Path) -> None:
-    easy = quantize.quantize_int8(
-        fp32, tmp_path / "easy.onnx", PAIRS, QUERY_IDS, limit_bytes=10**6, target_tau=0.5
-    )
+    easy = quantize.quantize_int8(fp32, tmp_path / "easy.onnx", PAIRS, QUERY_IDS, limit_bytes=10**6, target_tau=0.5)
     assert (easy["rung"], easy["reached"], len(easy["rungs"])) == (quantize.DYNAMIC, True, 1)
     # A target between the first rung and the next.
     first = easy["tau"]
@@ -222,20 +212,14 @@ def test_the_ladder_climbs_only_as_far_as_it_must(fp32: Path, tmp_path: Path) ->
     assert (tmp_path / "hard.onnx").stat().st_size == hard["bytes"]
 
 
-def test_beyond_reach_the_best_candidate_is_written_and_said_to_fall_short(
-    fp32: Path, tmp_path: Path
-) -> None:
-    report = quantize.quantize_int8(
-        fp32, tmp_path / "int8.onnx", PAIRS, QUERY_IDS, limit_bytes=10**6, target_tau=1.1
-    )
+def test_beyond_reach_the_best_candidate_is_written_and_said_to_fall_short(fp32: Path, tmp_path: Path) -> None:
+    report = quantize.quantize_int8(fp32, tmp_path / "int8.onnx", PAIRS, QUERY_IDS, limit_bytes=10**6, target_tau=1.1)
     assert not report["reached"]
     assert report["tau"] == max(rung["tau"] for rung in report["rungs"])
     assert report["tau"] > report["rungs"][0]["tau"]
     assert report["rungs"][-1]["fp32_layers"] == report["rungs"][-1]["fp16_layers"] == 12
     assert len(report["fp16_layers"]) > 0
-    small = quantize.quantize_int8(
-        fp32, tmp_path / "small.onnx", PAIRS, QUERY_IDS, limit_bytes=1000, target_tau=0.5
-    )
+    small = quantize.quantize_int8(fp32, tmp_path / "small.onnx", PAIRS, QUERY_IDS, limit_bytes=1000, target_tau=0.5)
     assert not small["reached"]
     assert list(tmp_path.glob(".*")) == []
 

@@ -92,9 +92,7 @@ def test_the_given_numbers_are_shown(html: str) -> None:
 
 def test_calibration_is_judged_by_hand_computed_numbers(tmp_path: Path) -> None:
     odds = float(np.log(3))  # probability 3/4
-    content = ReportContent(
-        "t", logits=[odds, odds, -odds, -odds], labels=[1, 0, 0, 0], calibration=Calibration(1, 0)
-    )
+    content = ReportContent("t", logits=[odds, odds, -odds, -odds], labels=[1, 0, 0, 0], calibration=Calibration(1, 0))
     write_report(tmp_path / "report.html", content)
     text = Document((tmp_path / "report.html").read_text()).text
     assert "calibration error 0.2500" in text  # (|1/2 - 3/4| + |0 - 1/4|) / 2
@@ -103,9 +101,7 @@ def test_calibration_is_judged_by_hand_computed_numbers(tmp_path: Path) -> None:
 
 def test_nothing_is_loaded_from_anywhere(html: str) -> None:
     document = Document(html)
-    assert {"script", "link", "img", "iframe", "object", "image", "base"}.isdisjoint(
-        tag for tag, _ in document.tags
-    )
+    assert {"script", "link", "img", "iframe", "object", "image", "base"}.isdisjoint(tag for tag, _ in document.tags)
     for _, attributes in document.tags:
         for name, value in attributes.items():
             if name.endswith(("src", "href", "data", "action")):
@@ -124,9 +120,7 @@ def test_every_figure_is_there_once_with_ids_of_its_own(html: str) -> None:
         "reliability of the calibrated probabilities", "latency",
     ]  # fmt: skip
     paths = [attributes["id"] for tag, attributes in document.tags if tag == "clippath"]
-    assert (
-        len(paths) == len(set(paths)) >= 5
-    )  # the page is one document: equal ids would clip by each other's box
+    assert len(paths) == len(set(paths)) >= 5  # the page is one document: equal ids would clip by each other's box
     assert "#010203" not in html
     assert "currentColor" in html
 

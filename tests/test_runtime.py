@@ -22,9 +22,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 PASSAGES = [" ".join((WORDS * 9)[start : start + 3 + start * 2]) for start in range(24)]
-passages = st.lists(
-    st.lists(st.sampled_from(WORDS), max_size=90).map(" ".join) | st.text(max_size=30), max_size=12
-)
+passages = st.lists(st.lists(st.sampled_from(WORDS), max_size=90).map(" ".join) | st.text(max_size=30), max_size=12)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +111,7 @@ def test_mappings_come_back_untouched(ranker: Reranker) -> None:
     assert [hit.logit for hit in hits] == [hit.logit for hit in ranker.rerank("file read", PASSAGES)]
 
 
-def test_cut_passages_are_marked_counted_and_logged_once(
-    tiny_artifact: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_cut_passages_are_marked_counted_and_logged_once(tiny_artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
     ranker = Reranker(tiny_artifact, threads=2, max_length=16)
     # [CLS] lock queue [SEP] passage [SEP]: 5 tokens around, so 11 fit and the 12th is cut.
     given = ["time " * 11, "time " * 12, "", "time " * 40, "zebra zebra time"]  # z ##e ##b ##r ##a is 5: 11
@@ -231,9 +227,7 @@ def test_an_error_in_one_pair_reaches_the_caller_and_the_ranker_goes_on(
     assert ranker.score("time", PASSAGES).tolist() == expected
 
 
-def test_as_many_pairs_run_at_once_as_there_are_threads(
-    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_many_pairs_run_at_once_as_there_are_threads(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ranker = Reranker(tiny_artifact, threads=3)
     meeting, run = threading.Barrier(3, timeout=20), ranker._logit
     inside: list[None] = []
@@ -252,9 +246,7 @@ def test_as_many_pairs_run_at_once_as_there_are_threads(
     assert max(most) == 3
 
 
-def test_the_longest_pairs_of_all_requests_run_first(
-    single: Reranker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_longest_pairs_of_all_requests_run_first(single: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths, run = [], single._logit
 
     def note(inputs: dict[str, np.ndarray]) -> float:

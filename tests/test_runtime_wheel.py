@@ -94,9 +94,7 @@ def needed(distribution: str) -> set[str]:
         for line in metadata.requires(pending.pop()) or []:
             need = Requirement(line)
             # tokenizers asks for the hub's client, for a download that the runtime never makes.
-            if (
-                need.marker is None or need.marker.evaluate({"extra": ""})
-            ) and need.name != "huggingface-hub":
+            if (need.marker is None or need.marker.evaluate({"extra": ""})) and need.name != "huggingface-hub":
                 if need.name not in found:
                     pending.append(need.name)
                 found.add(need.name)

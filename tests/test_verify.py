@@ -103,14 +103,14 @@ class Leaky:
             self.calls += 1
         if self.leak == "company":
             logits = logits * np.float32(1 + 1e-6 * len(passages))
-        elif self.leak == "order":
-            logits[0] = np.nextafter(logits[0], np.float32(100))
-        elif self.leak == "time" and self.calls > len(passages) + 2:
-            logits[-1] += 1
+        elif self.leak == "order" and passages[-1] == PASSAGES[0]:
+            logits[-1:] *= np.float32(1.001) if len(passages) > 1 else np.float32(1)
+        elif self.leak == "threads" and self.calls > len(PASSAGES) + 2:
+            logits[-1] += 1  # together, alone and reversed come before
         return logits
 
 
-@pytest.mark.parametrize("leak", ["company", "order", "time"])
+@pytest.mark.parametrize("leak", ["company", "order", "threads"])
 def test_batch_independence_catches_a_leak(leak: str) -> None:
     assert not batch_independence_gate(Leaky(leak), "query", PASSAGES).passed
     assert batch_independence_gate(Leaky("none"), "query", PASSAGES).passed

@@ -107,7 +107,5 @@ def _download(hub_id: str) -> Path:
         first_line = str(error).strip().splitlines()[0]
         raise InputError(f"model {hub_id!r} could not be downloaded ({first_line}): {remedy}") from error
     if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder} (model {hub_id!r}) has no config.json, the download is incomplete: {remedy}"
-        )
+        raise InputError(f"{folder} (model {hub_id!r}) has no config.json, the download is incomplete: {remedy}")
     return folder

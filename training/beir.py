@@ -35,9 +35,7 @@ def read_folder(folder: Path, keep_missing: bool = False) -> RankingData:
         for where, query_id, passage_id, label in _read_table(path):
             _require_known(where, "query", query_id, queries, "queries.jsonl")
             if not keep_missing:
-                _require_known(
-                    where, "passage", passage_id, passages, "corpus.jsonl", "load with keep_missing=True"
-                )
+                _require_known(where, "passage", passage_id, passages, "corpus.jsonl", "load with keep_missing=True")
             grades = judgments.setdefault(query_id, {})
             if grades.setdefault(passage_id, grade := _grade(where, label)) != grade:
                 raise InputError(
@@ -50,9 +48,7 @@ def read_folder(folder: Path, keep_missing: bool = False) -> RankingData:
                     "keep each query in one split"
                 )
         if split and len(judgments) == before:
-            raise InputError(
-                f"{path}: no judgments; add some, or remove the file if there is no {split} split"
-            )
+            raise InputError(f"{path}: no judgments; add some, or remove the file if there is no {split} split")
     if fields and (homeless := next((query_id for query_id in judgments if query_id not in sides), None)):
         raise InputError(
             f"{folder / 'queries.jsonl'}: judged query {homeless!r} has no split while others have; "
@@ -60,9 +56,7 @@ def read_folder(folder: Path, keep_missing: bool = False) -> RankingData:
         )
     splits = {name: [query_id for query_id in queries if sides.get(query_id) == name] for name in SPLITS}
     candidates = _read_candidates(folder / "candidates.tsv", queries, passages)
-    return RankingData(
-        folder.resolve().name, queries, passages, judgments, candidates, splits, _licence(folder)
-    )
+    return RankingData(folder.resolve().name, queries, passages, judgments, candidates, splits, _licence(folder))
 
 
 def _read_texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -73,17 +67,13 @@ def _read_texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"{where}: invalid JSON ({error.msg} at column {error.colno}); fix the line"
-            ) from None
+            raise InputError(f"{where}: invalid JSON ({error.msg} at column {error.colno}); fix the line") from None
         if not isinstance(record, dict):
             raise InputError(f'{where}: expected a JSON object such as {{"_id": "1", "text": "..."}}')
         key = _identifier(where, record)
         if key in texts:
             raise InputError(f"{where}: id {key!r} was already used; give every line its own id")
-        parts = [
-            _string(where, record, name) for name in ("title", "text") if name == "text" or record.get(name)
-        ]
+        parts = [_string(where, record, name) for name in ("title", "text") if name == "text" or record.get(name)]
         texts[key] = " ".join(part for part in parts if part.strip())
         if not texts[key]:
             raise InputError(f"{where}: the text of id {key!r} is empty; give it a text or remove the line")
@@ -114,17 +104,13 @@ def _string(where: str, record: dict[str, Any], name: str) -> str:
 
 def _split_name(where: str, name: str) -> str:
     if name not in SPLITS:
-        raise InputError(
-            f"{where}: unknown split {name!r}; rename it to {', '.join(SPLITS)}, or leave it out"
-        )
+        raise InputError(f"{where}: unknown split {name!r}; rename it to {', '.join(SPLITS)}, or leave it out")
     return name
 
 
 def _qrels_files(folder: Path) -> list[tuple[Path, str | None]]:
     """List (file, split), None for the split of a file of all judgments; split files win over qrels.tsv."""
-    named = [
-        (path, path.name.split(".", 1)[1].removesuffix(".tsv")) for path in sorted(folder.glob("qrels.*.tsv"))
-    ]
+    named = [(path, path.name.split(".", 1)[1].removesuffix(".tsv")) for path in sorted(folder.glob("qrels.*.tsv"))]
     named = named or [(path, path.stem) for path in sorted((folder / "qrels").glob("*.tsv"))]
     if named:
         return [(path, _split_name(str(path), split)) for path, split in named]
@@ -140,9 +126,7 @@ def _read_candidates(path: Path, queries: dict[str, str], passages: dict[str, st
         _require_known(where, "passage", passage_id, passages, "corpus.jsonl")
         ranked = lists.setdefault(query_id, {})
         if passage_id in ranked:
-            raise InputError(
-                f"{where}: passage {passage_id!r} is twice in the list of query {query_id!r}; keep one"
-            )
+            raise InputError(f"{where}: passage {passage_id!r} is twice in the list of query {query_id!r}; keep one")
         ranked[passage_id] = None
     return {query_id: list(ranked) for query_id, ranked in lists.items()}
 
@@ -152,17 +136,13 @@ def _read_table(path: Path) -> Iterator[tuple[str, str, str, str]]:
     for number, (where, line) in enumerate(_read_lines(path)):
         columns = line.split("\t")
         if len(columns) != 3:
-            raise InputError(
-                f"{where}: expected 3 tab-separated columns (query, passage, grade), got {len(columns)}"
-            )
+            raise InputError(f"{where}: expected 3 tab-separated columns (query, passage, grade), got {len(columns)}")
         query_id, passage_id, label = (column.strip() for column in columns)
         if number > 0:
             yield where, query_id, passage_id, label
         elif label.lstrip("+-").isdecimal():
             # Taking a judgment for the header would lose it without a word.
-            raise InputError(
-                f"{where}: the header is missing; put query-id, corpus-id and score in a first line"
-            )
+            raise InputError(f"{where}: the header is missing; put query-id, corpus-id and score in a first line")
 
 
 def _grade(where: str, label: str) -> int:
@@ -196,9 +176,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{where}: byte {error.start} is not UTF-8; save the file as UTF-8"
-                ) from None
+                raise InputError(f"{where}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
             if line.strip():
                 yield where, line
 

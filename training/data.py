@@ -63,9 +63,7 @@ def load(source: str | Path, *, drop_leaks: bool = False, keep_missing: bool = F
             "queries.jsonl and qrels.tsv (BEIR's layout)"
         )
     if not any(relevant_passages(data, query_id) for query_id in data.judgments):
-        raise InputError(
-            f"{data.name}: no judgment above 0 on any passage; add a relevant passage to the qrels"
-        )
+        raise InputError(f"{data.name}: no judgment above 0 on any passage; add a relevant passage to the qrels")
     if not any(data.splits.values()):
         data = replace(data, splits=split_queries(data))
     if drop_leaks:
@@ -125,11 +123,7 @@ def find_leaks(data: RankingData) -> list[str]:
     """
     held_out_ids = [*data.splits.get("dev", []), *data.splits.get("test", [])]
     held_out = {key for query_id in held_out_ids for key in _keys(data, query_id)}
-    return [
-        query_id
-        for query_id in data.splits.get("train", [])
-        if not held_out.isdisjoint(_keys(data, query_id))
-    ]
+    return [query_id for query_id in data.splits.get("train", []) if not held_out.isdisjoint(_keys(data, query_id))]
 
 
 def check_leaks(data: RankingData) -> None:

@@ -30,26 +30,20 @@ def bm25_run(
         raise InputError(f"{data.name}: BM25 depth is {depth}; give 1 or more")
     unknown = next((query_id for query_id in wanted if query_id not in data.queries), None)
     if unknown is not None:
-        raise InputError(
-            f"{data.name}: BM25 was asked for unknown query id {unknown!r}; give ids of its queries"
-        )
+        raise InputError(f"{data.name}: BM25 was asked for unknown query id {unknown!r}; give ids of its queries")
     if not wanted:
         return {}
 
     passage_ids = np.array(sorted(data.passages), dtype=object)
     corpus = _tokenize([data.passages[passage_id] for passage_id in passage_ids])
     if not any(corpus):
-        raise InputError(
-            f"{data.name}: BM25 finds no word in {len(corpus)} passages; check the text of the corpus"
-        )
+        raise InputError(f"{data.name}: BM25 finds no word in {len(corpus)} passages; check the text of the corpus")
     index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy")
     index.index(corpus, show_progress=False)
 
     run = {}
     questions = _tokenize([data.queries[query_id] for query_id in wanted])
-    for query_id, words in tqdm(
-        zip(wanted, questions, strict=True), total=len(wanted), desc="BM25", unit="query"
-    ):
+    for query_id, words in tqdm(zip(wanted, questions, strict=True), total=len(wanted), desc="BM25", unit="query"):
         known = [word for word in words if word in index.vocab_dict]
         scores = index.get_scores(known) if known else np.zeros(len(passage_ids), dtype=np.float32)
         run[query_id] = {passage_ids[i]: float(scores[i]) for i in _best(scores, depth)}

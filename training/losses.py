@@ -1,6 +1,6 @@
 """Losses over candidate lists: pure functions of (queries, candidates) matrices, and the adapter the trainer calls.
 
-Listwise distillation follows ListNet (Cao et al., ICML 2007) with a teacher's distribution as the target; the regression
+Listwise distillation follows ListNet (Cao et al., ICML 2007) with a teacher's distribution as target; the regression
 onto raw teacher logits follows the pointwise recipe of the Ettin rerankers; the gold term is the localized contrastive
 estimation of Gao, Dai and Callan (ECIR 2021).
 """
@@ -20,7 +20,8 @@ def listwise_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> T
     Args:
         student: logits, (queries, candidates).
         teacher: raw teacher logits, (queries, candidates).
-        temperature: divides both; the result is multiplied by its square, which keeps the gradient's size (Hinton et al., 2015).
+        temperature: divides both; the result is multiplied by its square, which keeps the gradient's size
+            (Hinton, Vinyals and Dean, 2015).
     Returns: a scalar, the mean over queries, in nats.
     """
     target = log_softmax(teacher / temperature, dim=1)
@@ -73,9 +74,9 @@ def mixed_loss(
 
 
 class DistillationLoss(nn.Module):
-    """What CrossEncoderTrainer calls: all pairs of a batch in one flat pass, sorted by length so that little is padding.
+    """What the trainer calls: all pairs of a batch in one flat pass, sorted by length so that little is padding.
 
-    The trainer hands over the columns query and passages (lists of one length) and labels of shape (2, candidates):
+    The trainer hands over the columns query and passages (lists of one length) and labels (2, candidates):
     teacher logits, then grades. The attribute must be named `model`, or the trainer cannot wrap it for several devices.
     """
 

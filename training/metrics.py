@@ -14,6 +14,7 @@ from training.data import InputError
 
 Run = Mapping[str, Mapping[str, float]]
 Judgments = Mapping[str, Mapping[str, int]]
+MEASURES = ("nDCG@10", "MRR@10")
 BOOTSTRAP_CHUNK = 2_000_000  # drawn indices at a time, 16 MB
 
 
@@ -27,9 +28,7 @@ class PairedDifference:
     p: float
 
 
-def evaluate(
-    run: Run, judgments: Judgments, measures: Sequence[str] = ("nDCG@10", "MRR@10")
-) -> dict[str, dict[str, float]]:
+def evaluate(run: Run, judgments: Judgments, measures: Sequence[str] = MEASURES) -> dict[str, dict[str, float]]:
     """Measure -> query id -> value, for every query of `judgments`, in their order.
 
     A query that the run lacks counts 0; a query of the run without judgments is left out. Equal scores rank
@@ -84,9 +83,7 @@ def mean(values: Mapping[str, float]) -> float:
     return math.fsum(values.values()) / len(values) if values else math.nan
 
 
-def bootstrap_interval(
-    values: Mapping[str, float], seed: int = 0, samples: int = 10_000
-) -> tuple[float, float]:
+def bootstrap_interval(values: Mapping[str, float], seed: int = 0, samples: int = 10_000) -> tuple[float, float]:
     """95 % percentile interval of the mean over queries, queries resampled (Efron & Tibshirani 1993, ch. 13).
 
     Raises InputError for no values.
@@ -132,9 +129,7 @@ def _parse(name: str) -> ir_measures.Measure:
         # ir_measures calls it RR, since the M of MRR is the mean over queries.
         measure = ir_measures.parse_measure(name[1:] if name.startswith("MRR") else name)
     except (NameError, ValueError, KeyError, SyntaxError) as error:
-        raise InputError(
-            f"unknown measure {name!r}: expected a name like nDCG@10, MRR@10 or R@100"
-        ) from error
+        raise InputError(f"unknown measure {name!r}: expected a name like nDCG@10, MRR@10 or R@100") from error
     if not ir_measures.DefaultPipeline.supports(measure):
         raise InputError(f"measure {name!r} can't be computed here: expected nDCG@k, MRR@k, R@k, P@k or AP")
     return measure
@@ -159,3 +154,12 @@ def _bootstrap_moments(values: np.ndarray, seed: int, samples: int) -> tuple[np.
         drawn = values[generator.integers(len(values), size=(stop - start, len(values)))]
         means[start:stop], deviations[start:stop] = drawn.mean(axis=1), drawn.std(axis=1)
     return means, deviations
+
+
+def summarise(run: Run, judgments: Judgments, measures: Sequence[str] = MEASURES) -> dict[str, dict[str, float]]:
+    """Measure -> {"mean", "low", "high"}: the mean over queries and the ends of its 95 % bootstrap interval."""
+    summary = {}
+    for measure, values in evaluate(run, judgments, measures).items():
+        low, high = bootstrap_interval(values)
+        summary[measure] = {"mean": mean(values), "low": low, "high": high}
+    return summary

@@ -128,11 +128,7 @@ def load_pydocs(packages: Mapping[str, Sequence[str]] = PACKAGES) -> RankingData
                 bar.update()
                 for entry in read_docstrings(path.read_bytes(), module, package):
                     query_key, passage_key = entry.query.casefold(), entry.passage.casefold()
-                    taken = (
-                        entry.name in data.queries
-                        or query_key in seen_queries
-                        or passage_key in seen_passages
-                    )
+                    taken = entry.name in data.queries or query_key in seen_queries or passage_key in seen_passages
                     seen_queries.add(query_key)
                     seen_passages.add(passage_key)
                     if taken:
@@ -183,9 +179,7 @@ def split_docstring(text: str, package: str, path: str) -> tuple[str, str] | Non
         lines.pop(0)
     if not lines or _DIRECTIVE.match(lines[0].strip()):
         return None
-    end = next(
-        (i for i, line in enumerate(lines) if not line.strip() or _DIRECTIVE.match(line.strip())), len(lines)
-    )
+    end = next((i for i, line in enumerate(lines) if not line.strip() or _DIRECTIVE.match(line.strip())), len(lines))
     first = " ".join(lines[:end])
     stop = _SENTENCE_END.search(first)
     cut = stop.end() if stop else len(first)
@@ -245,11 +239,7 @@ def _sources(package: str) -> list[tuple[str, Path]]:
             parts = path.relative_to(root).with_suffix("").parts
             module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             skipped = any(module == name or module.startswith(f"{name}.") for name in SKIPPED_MODULES)
-            if (
-                not skipped
-                and not SKIPPED_FOLDERS.intersection(parts)
-                and not parts[-1].startswith(TEST_FILES)
-            ):
+            if not skipped and not SKIPPED_FOLDERS.intersection(parts) and not parts[-1].startswith(TEST_FILES):
                 found[module] = path
     return sorted(found.items())
 

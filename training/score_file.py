@@ -42,9 +42,7 @@ def read_scores(path: Path) -> dict[tuple[str, str], float]:
     try:
         for place, query, passage, score in readers[path.suffix](path):
             if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-                raise InputError(
-                    f"{place}: score {score!r} is not a finite number: correct it or drop the line"
-                )
+                raise InputError(f"{place}: score {score!r} is not a finite number: correct it or drop the line")
             pair = (_identifier(place, "query_id", query), _identifier(place, "passage_id", passage))
             if pair in scores:
                 raise InputError(

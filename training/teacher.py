@@ -23,9 +23,7 @@ from training.row_cache import Compute, RowError, cached_rows, text_key
 from training.score_file import SCORE_SUFFIXES, scores_of_pairs
 
 MAX_LENGTH = 128  # tokens: of a text for a bi-encoder, of the pair for a cross-encoder
-COSINE_SCALE = (
-    20.0  # cosine to logit; the temperature 0.05 that sentence-transformers' models are trained with
-)
+COSINE_SCALE = 20.0  # cosine to logit; the temperature 0.05 that sentence-transformers' models are trained with
 SHARD_TEXTS = 1024
 CALL_TEXTS = 128
 BATCH = 16  # large batches gain nothing on a CPU and pad more
@@ -65,11 +63,7 @@ def open_teacher(teacher: str, max_length: int = MAX_LENGTH) -> Teacher:
     digest = hashlib.sha256(json.dumps([FORMAT, kind, max_length]).encode())
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
-        if (
-            file.is_file()
-            and file.suffix in FINGERPRINTED
-            and not name.startswith((".", "onnx/", "openvino/"))
-        ):
+        if file.is_file() and file.suffix in FINGERPRINTED and not name.startswith((".", "onnx/", "openvino/")):
             with file.open("rb") as opened:
                 digest.update(name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
     return Teacher(kind, folder, digest.hexdigest())
@@ -107,9 +101,7 @@ def score_pairs(
     queries = {query: row for row, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
     passages = {passage: row for row, passage in enumerate(dict.fromkeys(passage for _, passage in pairs))}
     query_rows = _encode(opened, [data.queries[query] for query in queries], cache, "query", max_length)
-    passage_rows = _encode(
-        opened, [data.passages[passage] for passage in passages], cache, "passage", max_length
-    )
+    passage_rows = _encode(opened, [data.passages[passage] for passage in passages], cache, "passage", max_length)
     left = np.fromiter((queries[query] for query, _ in pairs), dtype=np.int64, count=len(pairs))
     right = np.fromiter((passages[passage] for _, passage in pairs), dtype=np.int64, count=len(pairs))
     logits = np.empty(len(pairs), dtype=np.float32)
@@ -129,9 +121,7 @@ def encode_texts(
     """
     opened = open_teacher(teacher, max_length)
     if opened.kind != "bi-encoder":
-        raise InputError(
-            f"teacher {teacher!r} ({opened.kind}) has no embeddings: pass a bi-encoder or `{BUILTIN}`"
-        )
+        raise InputError(f"teacher {teacher!r} ({opened.kind}) has no embeddings: pass a bi-encoder or `{BUILTIN}`")
     return _encode(opened, texts, cache, role, max_length)
 
 
@@ -160,9 +150,7 @@ def _encode(teacher: Teacher, texts: Sequence[str], cache: Path, role: Role, max
     return _cached(teacher, keys, cache, compute)
 
 
-def _score_texts(
-    teacher: Teacher, texts: Sequence[tuple[str, str]], cache: Path, max_length: int
-) -> np.ndarray:
+def _score_texts(teacher: Teacher, texts: Sequence[tuple[str, str]], cache: Path, max_length: int) -> np.ndarray:
     inputs: Sequence[Any] = texts  # predict() is typed for images and sound too, in an invariant list
 
     def compute(missing: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -249,8 +237,7 @@ def _model_kind(folder: Path) -> Kind:
     ):
         value = _read_json(folder / name).get(field)
         if value == "CrossEncoder" or any(
-            str(item).endswith("ForSequenceClassification")
-            for item in (value if isinstance(value, list) else [])
+            str(item).endswith("ForSequenceClassification") for item in (value if isinstance(value, list) else [])
         ):
             return "cross-encoder"
     if (folder / "modules.json").is_file():

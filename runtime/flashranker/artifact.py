@@ -73,9 +73,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ModelNotFoundError(
-            f"no artifact folder at {str(root)!r}: give the path of a folder that an export wrote"
-        )
+        raise ModelNotFoundError(f"no artifact folder at {str(root)!r}: give the path of a folder that an export wrote")
     path = root / MANIFEST_NAME
     try:
         content = json.loads(path.read_bytes())
@@ -84,9 +82,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
             f"{root} has no readable {MANIFEST_NAME} ({error.strerror}): export the model, or copy it again"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path} is not valid JSON ({error}): copy or export the artifact again"
-        ) from error
+        raise ArtifactError(f"{path} is not valid JSON ({error}): copy or export the artifact again") from error
     return _parse(content, path)
 
 
@@ -97,9 +93,7 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        text = (
-            json.dumps(asdict(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-        )
+        text = json.dumps(asdict(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         encoded = text.encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(
@@ -134,9 +128,7 @@ def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
                 f"{path}, a listed file, cannot be read ({error}): copy or export the artifact again"
             ) from error
         if found.bytes != expected.bytes:
-            raise ArtifactError(
-                f"{path} has {found.bytes} bytes, expected {expected.bytes}: copy or export it again"
-            )
+            raise ArtifactError(f"{path} has {found.bytes} bytes, expected {expected.bytes}: copy or export it again")
         if found != expected:
             raise ArtifactError(
                 f"{path} was changed: its SHA-256 is {found.sha256}, the manifest says {expected.sha256}; "
@@ -163,9 +155,7 @@ def publish(staging: str | os.PathLike[str], destination: str | os.PathLike[str]
         raise ArtifactError(f"{source} is no sibling of {target}: stage the artifact beside its destination")
     exists = os.path.lexists(target)
     if exists and not (target.is_dir() and not target.is_symlink() and _is_replaceable(target)):
-        raise ArtifactError(
-            f"{target} exists and is no artifact, so it is not replaced: choose another destination"
-        )
+        raise ArtifactError(f"{target} exists and is no artifact, so it is not replaced: choose another destination")
 
     for name in manifest.files:
         _sync(source / name)
@@ -207,11 +197,7 @@ def _sync(path: Path) -> None:
 
 
 def _check_name(name: str, path: Path) -> None:
-    plain = (
-        PurePosixPath(name).as_posix() == name
-        and not name.startswith("/")
-        and not re.search(r"[\\:\0]", name)
-    )
+    plain = PurePosixPath(name).as_posix() == name and not name.startswith("/") and not re.search(r"[\\:\0]", name)
     if not plain or name in ("", ".", MANIFEST_NAME) or ".." in name.split("/"):
         raise ArtifactError(
             f"{path} lists the file {name!r}, expected a path inside the folder: do not use this artifact"
@@ -241,9 +227,7 @@ def _parse(content: Any, path: Path) -> Manifest:
     for key, kind in _JSON_TYPES.items():
         value = content.get(key)
         require(type(value) is kind, {key: value}, f"{key} of JSON type {kind.__name__}")
-    require(
-        content["max_length"] >= SHORTEST_LENGTH, content["max_length"], f"a max_length >= {SHORTEST_LENGTH}"
-    )
+    require(content["max_length"] >= SHORTEST_LENGTH, content["max_length"], f"a max_length >= {SHORTEST_LENGTH}")
 
     calibration = content["calibration"]
     a, b = calibration.get("a"), calibration.get("b")

@@ -20,13 +20,9 @@ class Request:
 def check_request(query: Any, passages: Any, where: str = "") -> Request:
     """Return the request, or raise InputError; `where` stands before each message, such as "request 3: "."""
     if not isinstance(query, str):
-        raise InputError(
-            f"{where}the query is {_kind(query)}, expected a string: pass the text to search for"
-        )
+        raise InputError(f"{where}the query is {_kind(query)}, expected a string: pass the text to search for")
     if not query.strip():
-        raise InputError(
-            f"{where}the query is empty, expected words to search for: skip reranking without them"
-        )
+        raise InputError(f"{where}the query is empty, expected words to search for: skip reranking without them")
     if isinstance(passages, (str, bytes, Mapping)) or not isinstance(passages, Iterable):
         raise InputError(
             f"{where}passages is {_kind(passages)}, expected a list of strings or mappings: put it in a list"
@@ -38,9 +34,7 @@ def check_request(query: Any, passages: Any, where: str = "") -> Request:
 def check_requests(requests: Any) -> list[Request]:
     """Return the requests of a list of (query, passages), or raise InputError naming the one at fault."""
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, Iterable):
-        raise InputError(
-            f"requests is {_kind(requests)}, expected a list of (query, passages): put it in a list"
-        )
+        raise InputError(f"requests is {_kind(requests)}, expected a list of (query, passages): put it in a list")
     checked = []
     for number, request in enumerate(requests):
         if not isinstance(request, (tuple, list)) or len(request) != 2:
@@ -78,9 +72,7 @@ def _text(passage: Any, where: str) -> str:
             raise InputError(f'{where} has no "text", expected a string under that key: add it')
         text, where = passage["text"], f'{where}\'s "text"'
     if not isinstance(text, str):
-        raise InputError(
-            f'{where} is {_kind(text)}, expected a string or a mapping with "text": drop or fix it'
-        )
+        raise InputError(f'{where} is {_kind(text)}, expected a string or a mapping with "text": drop or fix it')
     return text
 
 

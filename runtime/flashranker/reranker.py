@@ -54,9 +54,7 @@ class Reranker:
         self, model: str | os.PathLike[str], *, threads: int | None = None, max_length: int | None = None
     ) -> None:
         if not isinstance(model, (str, os.PathLike)):
-            raise InputError(
-                f"model is {model!r}, expected the path of an artifact folder: pass a string or Path"
-            )
+            raise InputError(f"model is {model!r}, expected the path of an artifact folder: pass a string or Path")
         self.threads = available_threads() if threads is None else check_count(threads, "threads", 1)
         folder = Path(model)
         self.manifest = manifest = read_manifest(folder)
@@ -66,24 +64,18 @@ class Reranker:
         )
         for name in (_MODEL, _TOKENIZER):
             if name not in manifest.files:
-                raise ArtifactError(
-                    f"{folder / MANIFEST_NAME} lists no {name}, expected it: export the artifact again"
-                )
+                raise ArtifactError(f"{folder / MANIFEST_NAME} lists no {name}, expected it: export the artifact again")
         verify_files(folder, manifest)
         self._tokenizer = load_tokenizer(folder / _TOKENIZER)
         self._logit = load_model(folder / _MODEL)
         if read_manifest(folder) != manifest:
-            raise ArtifactError(
-                f"{folder} was replaced while it was read, expected it to stay: load it again"
-            )
+            raise ArtifactError(f"{folder} was replaced while it was read, expected it to stay: load it again")
 
         self.truncated_passages = 0  # passages cut so far, in all calls together
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_process = 0
-        self._score(
-            [check_request("a", ["a"])]
-        )  # a model of another output shape fails here, not in a search
+        self._score([check_request("a", ["a"])])  # a model of another output shape fails here, not in a search
 
     def rerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """Return the `top_n` (default: all) best passages, best first; equal logits keep the order given.
@@ -94,9 +86,7 @@ class Reranker:
         """
         return self._rerank([check_request(query, passages)], top_n)[0]
 
-    def rerank_many(
-        self, requests: Iterable[tuple[str, Iterable[Any]]], top_n: int | None = None
-    ) -> list[list[Hit]]:
+    def rerank_many(self, requests: Iterable[tuple[str, Iterable[Any]]], top_n: int | None = None) -> list[list[Hit]]:
         """Rerank several (query, passages), as `rerank` does each, with all threads busy across them."""
         return self._rerank(check_requests(requests), top_n)
 
@@ -111,9 +101,7 @@ class Reranker:
         results = []
         for request, (logits, cut) in zip(requests, scored, strict=True):
             best = np.argsort(-logits, kind="stable")[:count]
-            results.append(
-                [self._hit(int(i), float(logits[i]), request.passages[i], bool(cut[i])) for i in best]
-            )
+            results.append([self._hit(int(i), float(logits[i]), request.passages[i], bool(cut[i])) for i in best])
         return results
 
     def _hit(self, index: int, logit: float, passage: Any, truncated: bool) -> Hit:

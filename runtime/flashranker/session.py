@@ -24,13 +24,9 @@ def load_model(path: Path) -> Callable[[dict[str, np.ndarray]], float]:
         try:
             (logits,) = session.run([output], {name: inputs[name] for name in names})
         except Exception as error:  # onnxruntime's exceptions share no other base
-            raise ArtifactError(
-                f"{path} failed ({error}): model and tokenizer may not fit, export again"
-            ) from error
+            raise ArtifactError(f"{path} failed ({error}): model and tokenizer may not fit, export again") from error
         if logits.shape != (1, 1) or not math.isfinite(logits[0, 0]):
-            raise ArtifactError(
-                f"{path} gave {logits}, expected one finite logit of shape (1, 1): export again"
-            )
+            raise ArtifactError(f"{path} gave {logits}, expected one finite logit of shape (1, 1): export again")
         return float(logits[0, 0])
 
     return logit
@@ -50,15 +46,11 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ArtifactError(
-            f"{path} is no model that onnxruntime can run ({error}): export it again"
-        ) from error
+        raise ArtifactError(f"{path} is no model that onnxruntime can run ({error}): export it again") from error
 
     inputs = {node.name: node.type for node in session.get_inputs()}
     required = {"input_ids", "attention_mask"}
-    if not required <= inputs.keys() <= required | {"token_type_ids"} or set(inputs.values()) != {
-        "tensor(int64)"
-    }:
+    if not required <= inputs.keys() <= required | {"token_type_ids"} or set(inputs.values()) != {"tensor(int64)"}:
         raise ArtifactError(
             f"{path} has inputs {inputs}, expected int64 input_ids, attention_mask and, if need be, "
             "token_type_ids: export it again"

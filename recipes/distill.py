@@ -1,0 +1,204 @@
+"""Distil a small reranker from a teacher, and end with a verified int8 artifact or with the gate that refused it.
+
+python -m recipes.distill                      # small, on the built-in corpus, into artifacts/small
+python -m recipes.distill --tier nano
+python -m recipes.distill --data FOLDER --eval FOLDER
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import flashranker
+import torch
+from transformers import HfArgumentParser
+
+from export.artifact import GateError
+from export.to_onnx import ExportError
+from recipes import measure
+from training.backbone import BUILTIN
+from training.data import InputError
+from training.prepare import DEV_DEPTH, held_out, load_source, make_examples, make_start, teacher_run
+from training.tiers import TIERS
+from training.train import train
+
+
+def setting(default: Any, explanation: str, **extra: Any) -> Any:
+    """A dataclass field with the text that --help shows."""
+    return field(default=default, metadata={"help": explanation} | extra)
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Settings of one run. Where a tier has its own value, None takes it."""
+
+    tier: str = setting("small", "size of the student", choices=list(TIERS))
+    data: str = setting("pydocs", "what to train on: pydocs (built in) or a BEIR folder")
+    eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of --data")
+    teacher: str = setting("builtin", "builtin, a model folder, a hub id, or a file of scores (.jsonl, .tsv, .parquet)")
+    base: str = setting("builtin", "what the student is made of: builtin, a model folder or a hub id")
+    output: Path | None = setting(None, "artifact folder; by default artifacts/TIER")
+    cache: Path = setting(Path("cache"), "folder of teacher scores, checkpoints and unfinished artifacts")
+    gate: str = setting(
+        "refuse",
+        "what a failed quality gate does: refuse (exit 1), or report (publish, and say so in card and manifest)",
+        choices=["refuse", "report"],
+    )
+    limit: int | None = setting(None, "training queries; by default the tier's")
+    dev_queries: int = setting(60, "dev queries that choose the checkpoint, calibrate and quantize")
+    test_queries: int = setting(300, "held-out queries that every stage is measured on")
+    depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
+    candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
+    random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
+    queries_per_step: int = setting(8, "queries per optimizer step")
+    learning_rate: float | None = setting(None, "peak learning rate; by default the tier's")
+    max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
+    train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")
+    teacher_length: int = setting(128, "tokens of a text (bi-encoder) or a pair (cross-encoder) that the teacher reads")
+    kl: float = setting(1.0, "weight of the listwise KL divergence to the teacher")
+    regression: float = setting(0.1, "weight of the squared error to the teacher's raw logits")
+    gold: float = setting(1.0, "weight of the cross entropy to the judgments")
+    temperature: float = setting(1.0, "temperature of the KL term")
+    evaluations: int = setting(3, "how often dev is measured in training")
+    patience: int = setting(3, "evaluations without progress that end training")
+    threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
+    drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
+    keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
+    seed: int = setting(0, "seed of every random choice")
+
+
+def run(config: DistillConfig, command: str) -> None:
+    """The story of one distillation. Raises InputError, GateError or ExportError."""
+    tier = TIERS[config.tier]
+    check(config)
+    output = config.output or Path("artifacts") / config.tier
+
+    print(f"1/7 data: {config.data}")
+    data = load_source(config.data, config.drop_leaks, config.keep_missing)
+    dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed)
+    other = load_source(config.eval, True, config.keep_missing) if config.eval else data
+    tests = held_out(other, "test", config.test_queries, config.depth, config.seed)
+
+    print(f"2/7 teacher: {config.teacher}")
+    length = config.train_length or tier.train_length
+    examples = make_examples(
+        data, config.teacher, config.cache / "teacher",
+        queries=tier.train_queries if config.limit is None else config.limit, depth=config.depth,
+        candidates=config.candidates, random_share=config.random_share, teacher_length=config.teacher_length,
+        warm_up_queries=tier.warm_up_queries, seed=config.seed,
+    )  # fmt: skip
+    taught = teacher_run(tests, config.teacher, config.cache / "teacher", config.teacher_length)
+
+    print(f"3/7 student: {config.tier} from {config.base}")
+    workspace = config.cache / "runs" / run_name(config, examples.fingerprint)
+    workspace.mkdir(parents=True, exist_ok=True)
+    start = make_start(config.base, tier, examples, workspace / "start", config.seed)
+    print(f"    {start}")
+
+    print(f"4/7 training: {len(examples.dataset)} queries x {config.candidates} passages")
+    trained = train(
+        workspace / "start",
+        examples.dataset,
+        dev.data,
+        dev.candidates,
+        workspace / "training",
+        learning_rate=config.learning_rate or tier.learning_rate,
+        queries_per_step=config.queries_per_step,
+        evaluations=config.evaluations,
+        patience=config.patience,
+        max_length=length,
+        seed=config.seed,
+        kl_weight=config.kl,
+        regression_weight=config.regression,
+        gold_weight=config.gold,
+        temperature=config.temperature,
+    )
+
+    print("5/7 export: fp32 ONNX, int8 ONNX, calibration")
+    exported = measure.export(
+        trained.checkpoint, output, dev,
+        tier=config.tier, max_length=config.max_length or tier.max_length, limit_megabytes=tier.limit_megabytes,
+    )  # fmt: skip
+
+    print(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
+    measured = measure.measure(exported, trained, tests, taught, tier.limit_megabytes)
+    print(measure.table(measured))
+
+    print(f"7/7 artifact: {output}")
+    lineage = {
+        "base": {"name": config.base, "licence": licence(config.base), "start": start},
+        "teacher": {"name": config.teacher, "licence": licence(config.teacher)},
+        "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
+        "languages": ["en"],
+    }
+    measure.finish(
+        exported, measured, trained, output,
+        lineage=lineage, settings=plain(config), seed=config.seed, command=command,
+        allow_worse=config.gate == "report",
+    )  # fmt: skip
+
+
+def check(config: DistillConfig) -> None:
+    """Raises InputError for a number that makes no sense."""
+    for name in (
+        "limit",
+        "dev_queries",
+        "test_queries",
+        "depth",
+        "queries_per_step",
+        "max_length",
+        "train_length",
+    ):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}: expected 1 or more")
+    if config.candidates < 2:
+        raise InputError(f"--candidates is {config.candidates}: expected 2 or more, one of them relevant")
+    if not 0 <= config.random_share <= 1:
+        raise InputError(f"--random_share is {config.random_share}: expected 0 to 1")
+
+
+def licence(model: str) -> str:
+    """The built-in backbone's licence; of any other model the user has to look."""
+    return "Apache-2.0" if model == BUILTIN else "see the model's own card"
+
+
+def run_name(config: DistillConfig, fingerprint: str) -> str:
+    """Names a workspace by what decides its content, so another run never takes over its checkpoints."""
+    irrelevant = {"output", "cache", "gate", "eval", "test_queries", "threads", "keep_missing"}
+    decisive = {name: value for name, value in plain(config).items() if name not in irrelevant}
+    return f"{config.tier}-{sha256(json.dumps([decisive, fingerprint], sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def plain(config: DistillConfig) -> dict[str, Any]:
+    """The settings as plain JSON values."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; 0 when an artifact was published, 1 when a gate refused it, 2 for bad input (argparse exits with 2 too)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = HfArgumentParser(DistillConfig, prog="python -m recipes.distill", description=__doc__)
+    (config,) = parser.parse_args_into_dataclasses(arguments)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        run(config, " ".join(["python -m recipes.distill", *arguments]))
+    except (InputError, flashranker.InputError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or config.cache}: free space or pass another "
+              "--cache or --output", file=sys.stderr)  # fmt: skip
+        return 2
+    except (GateError, ExportError) as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

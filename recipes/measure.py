@@ -1,0 +1,242 @@
+"""The second half of every recipe: a checkpoint becomes an int8 folder, every stage is measured, gates decide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flashranker import Reranker
+from flashranker.artifact import Calibration, read_manifest
+
+from export.artifact import publish, seal, stage_artifact
+from export.calibrate import brier_score, expected_calibration_error, fit_platt, probabilities
+from export.cls_graph import export_first_token
+from export.parity import encode_requests, measure_latency, runtime_logits, torch_logits
+from export.quantize import quantize_int8
+from export.report import ReportContent, write_report
+from export.verify import (
+    Gate,
+    batch_independence_gate,
+    format_gates,
+    fp32_parity_gate,
+    kendall_gate,
+    ndcg_gate,
+    quality_gate,
+    size_gate,
+)
+from training.metrics import evaluate, paired_bootstrap, run_from_scores, summarise
+from training.prepare import Candidates, Held, first_stage_run
+from training.train import TrainingResult
+
+LATENCY_PASSAGES = 100
+Run = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Two staged folders that differ in the graph only, and how the int8 one came about."""
+
+    fp32: Path
+    int8: Path
+    checkpoint: Path
+    max_length: int
+    calibration: Calibration
+    quantization: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Summaries by stage, gates, parity figures, latency; int8 logits and grades of all held-out pairs."""
+
+    metrics: dict[str, dict[str, dict[str, float]]]
+    gates: list[Gate]
+    parity: dict[str, Any]
+    latency: dict[str, dict[str, float]]
+    logits: np.ndarray
+    grades: np.ndarray
+
+
+def requests_of(held: Held) -> list[tuple[str, list[str]]]:
+    """Texts of the queries that have candidates, in order."""
+    texts, passages = held.data.queries, held.data.passages
+    return [(texts[query], [passages[i] for i in ids]) for query, ids in held.candidates.items() if ids]
+
+
+def grades_of(held: Held) -> np.ndarray:
+    """Grades of all candidates in the same order, 0 for what is not judged."""
+    judged = held.data.judgments
+    return np.array([max(0, judged[q].get(i, 0)) for q, ids in held.candidates.items() for i in ids])
+
+
+def export(
+    checkpoint: Path, output: Path, dev: Held, *, tier: str, max_length: int, limit_megabytes: float
+) -> Exported:
+    """fp32 and int8 graphs in two staging folders beside `output`; calibrated on dev."""
+    staging = {kind: output.with_name(f".{output.name}.{kind}") for kind in ("fp32", "int8")}
+    graph = output.with_name(f".{output.name}.graph")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    graph.mkdir(exist_ok=True)
+    cut = export_first_token(checkpoint, graph / "fp32.onnx")
+    common = {"name": output.name, "tier": tier, "max_length": max_length}
+    stage_artifact(checkpoint, cut.path, staging["fp32"], **common)
+    encoded = encode_requests(staging["fp32"], requests_of(dev), max_length)
+    query_ids = [query for query, ids in dev.candidates.items() for _ in ids]
+    quantization = quantize_int8(
+        cut.path,
+        graph / "int8.onnx",
+        [pair for request in encoded for pair in request],
+        query_ids,
+        limit_bytes=int(limit_megabytes * 1e6),
+    )
+    quantization["last layer"] = "first token only" if cut.first_token_only else f"whole: {cut.reason}"
+    stage_artifact(checkpoint, graph / "int8.onnx", staging["int8"], **common)
+    logits = np.concatenate(runtime_logits(staging["int8"], requests_of(dev), "calibrating"))
+    relevant = (grades_of(dev) > 0).astype(np.int64)
+    calibration = fit_platt(logits, relevant)
+    return Exported(staging["fp32"], staging["int8"], checkpoint, max_length, calibration, quantization)
+
+
+def measure(exported: Exported, trained: TrainingResult, held: Held, teacher: Run, limit_megabytes: float) -> Measured:
+    """Score the held-out candidates by PyTorch, fp32 and int8, the latter two through the runtime, and judge."""
+    requests = requests_of(held)
+    judgments = {query: held.data.judgments[query] for query in held.candidates}
+    encoded = encode_requests(exported.fp32, requests, exported.max_length)
+    logits = {
+        "student": torch_logits(exported.checkpoint, encoded),
+        "fp32": runtime_logits(exported.fp32, requests, "fp32 ONNX"),
+        "int8": runtime_logits(exported.int8, requests, "int8 ONNX"),
+    }
+    runs: dict[str, Run] = {"first stage": first_stage_run(held.candidates), "teacher": teacher}
+    runs |= {stage: as_run(held.candidates, values) for stage, values in logits.items()}
+    metrics = {stage: summarise(run, judgments) for stage, run in runs.items()}
+    flat = {stage: np.concatenate(values) for stage, values in logits.items()}
+    query, passages = max(requests, key=lambda request: len(request[1]))
+    ranker = Reranker(exported.int8)
+    gates = [
+        fp32_parity_gate(flat["student"], flat["fp32"]),
+        kendall_gate(logits["student"], logits["int8"]),
+        ndcg_gate(metrics["student"]["nDCG@10"]["mean"], metrics["int8"]["nDCG@10"]["mean"]),
+        size_gate((exported.int8 / "onnx/model.onnx").stat().st_size, limit_megabytes),
+        batch_independence_gate(ranker, query, (passages * 2)[:20]),
+        *quality_gates(runs, judgments, trained),
+    ]
+    some = [passage for _, ids in requests for passage in ids][:: max(1, len(flat["int8"]) // LATENCY_PASSAGES)]
+    latency = measure_latency(
+        exported.checkpoint,
+        {"fp32": exported.fp32, "int8": exported.int8},
+        query,
+        some[:LATENCY_PASSAGES],
+        exported.max_length,
+    )
+    grades = grades_of(held)
+    probability = probabilities(exported.calibration, flat["int8"])
+    relevant = (grades > 0).astype(np.int64)
+    parity = {
+        "fp32 largest difference": float(np.abs(flat["student"] - flat["fp32"]).max()),
+        "int8 Kendall tau": gates[1].value,
+        "int8 nDCG@10 difference": metrics["int8"]["nDCG@10"]["mean"] - metrics["student"]["nDCG@10"]["mean"],
+        "queries": len(requests),
+        "pairs": len(flat["int8"]),
+        "truncated share": ranker_cuts(exported.int8, requests[:20]),
+        "expected calibration error": expected_calibration_error(probability, relevant),
+        "Brier score": brier_score(probability, relevant),
+        "milliseconds for 100 passages": latency,
+    }
+    return Measured(metrics, gates, parity, latency, flat["int8"], grades)
+
+
+def ranker_cuts(folder: Path, requests: list[tuple[str, list[str]]]) -> float:
+    """Share of passages that the runtime cuts."""
+    ranker = Reranker(folder)
+    for query, passages in requests:
+        ranker.score(query, passages)
+    return ranker.truncated_passages / max(1, sum(len(passages) for _, passages in requests))
+
+
+def as_run(candidates: Candidates, logits: list[np.ndarray]) -> Run:
+    """Logits of the queries that have candidates, as a run; the others stay without a result."""
+    parts = iter(logits)
+    return run_from_scores(candidates, {q: next(parts) if ids else np.empty(0) for q, ids in candidates.items()})
+
+
+def quality_gates(runs: Mapping[str, Run], judgments: Any, trained: TrainingResult) -> list[Gate]:
+    """int8 against the first stage, on held-out queries, and the student against its start, on dev."""
+    gates = []
+    for name in ("nDCG@10", "MRR@10"):
+        ours, theirs = (evaluate(runs[stage], judgments, (name,))[name] for stage in ("int8", "first stage"))
+        compared = paired_bootstrap(ours, theirs)
+        gates.append(quality_gate(f"int8 - first stage, {name}", compared.difference, compared.low, compared.high))
+    start, best = trained.dev_quality[0][1], max(value for _, value in trained.dev_quality)
+    gates.append(quality_gate("student - its start, dev MRR@10", best - start, best - start, best - start))
+    return gates
+
+
+def table(measured: Measured) -> str:
+    """What a person reads at the end: quality by stage, milliseconds, gates."""
+    lines = [f"{'stage':<12} {'nDCG@10':>22} {'MRR@10':>24}   ms for 100 passages (median, min-max)"]
+    for stage, values in measured.metrics.items():
+        cells = [
+            f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+            for value in (values["nDCG@10"], values["MRR@10"])
+        ]
+        time = measured.latency.get("torch" if stage == "student" else stage)
+        spent = f"{time['median']:8.0f} ({time['low']:.0f}-{time['high']:.0f})" if time else ""
+        lines.append(f"{stage:<12} {cells[0]:>22} {cells[1]:>24} {spent}")
+    return "\n".join(lines) + "\n\n" + format_gates(measured.gates)
+
+
+def finish(
+    exported: Exported,
+    measured: Measured,
+    trained: TrainingResult,
+    output: Path,
+    *,
+    lineage: dict[str, Any],
+    settings: dict[str, Any],
+    seed: int,
+    command: str,
+    allow_worse: bool,
+) -> None:
+    """Seal the folder, write the report beside it, publish. Raises GateError when a gate refuses."""
+    worse = [gate for gate in measured.gates if not gate.passed and "first stage" in gate.name]
+    notices = [f"Below its first stage: {gate.name} is {gate.value:+.4f}." for gate in worse]
+    if "msmarco" in lineage["data"]["name"].lower():
+        notices.append("Trained on MS MARCO: for research use.")
+    manifest = seal(
+        exported.int8,
+        calibration=exported.calibration,
+        lineage=lineage,
+        metrics=measured.metrics,
+        parity=measured.parity,
+        gates=measured.gates,
+        quantization=exported.quantization,
+        seed=seed,
+        command=command,
+        notices=notices,
+    )
+    report = output.with_name(f"{output.name}.report.html")
+    write_report(
+        report,
+        ReportContent(
+            title=f"{output.name}: {lineage['data']['name']}, {manifest.tier}",
+            summary=f"A {manifest.tier} reranker distilled from {lineage['teacher']['name']}.",
+            notices=notices,
+            metrics=measured.metrics,
+            gates=manifest.gates,
+            loss=trained.loss,
+            dev_quality={"MRR@10": trained.dev_quality},
+            logits=measured.logits,
+            labels=measured.grades,
+            calibration=exported.calibration,
+            latency=measured.latency,
+            latency_note="interleaved in one process, 100 held-out passages",
+            sizes={name: entry.bytes for name, entry in manifest.files.items()},
+            lineage=lineage,
+            settings=settings,
+            command=command,
+        ),
+    )
+    publish(exported.int8, output, allow={gate.name for gate in worse} if allow_worse else frozenset())
+    size = read_manifest(output).files["onnx/model.onnx"].bytes
+    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}")

@@ -1,0 +1,72 @@
+"""Training examples: which candidates of which queries a student sees, with the teacher's logits and the grades."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from datasets import Dataset
+
+from training.data import RankingData, relevant_passages
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query with K passages, relevant ones first: raw teacher logits and grades, K of each."""
+
+    query: str
+    passages: list[str]
+    teacher: list[float]
+    grades: list[int]
+
+
+def choose_candidates(
+    data: RankingData,
+    query_ids: Sequence[str],
+    candidates: Mapping[str, Sequence[str]],
+    *,
+    size: int,
+    random_share: float,
+    seed: int,
+) -> list[tuple[str, list[str]]]:
+    """(query id, K = `size` passage ids) for each query: one relevant passage, then negatives.
+
+    Hard negatives are drawn from equal parts of the first stage's ranking, so that its whole range is seen and not only
+    its top (stratified sampling; arXiv 2604.04734); `random_share` of the negatives comes from any training passage.
+    Only passages that are relevant to a training query serve: held-out packages stay unseen. A query that no training
+    passage answers is left out.
+    """
+    generator = np.random.default_rng(seed)
+    known = {query_id: relevant_passages(data, query_id) for query_id in query_ids}
+    pool = list(dict.fromkeys(passage for passages in known.values() for passage in passages))
+    allowed = set(pool)
+    chosen = []
+    for query_id, relevant in known.items():
+        if not relevant:
+            continue
+        positive = relevant[int(generator.integers(len(relevant)))]
+        judged = set(relevant)
+        ranked = [passage for passage in candidates.get(query_id, ()) if passage in allowed and passage not in judged]
+        wanted = round((size - 1) * (1 - random_share))
+        bounds = np.linspace(0, len(ranked), min(wanted, len(ranked)) + 1).astype(int)
+        negatives = [ranked[int(generator.integers(low, high))] for low, high in pairwise(bounds)]
+        taken = judged | set(negatives)
+        while len(negatives) < size - 1 and len(taken) < len(pool):
+            passage = pool[int(generator.integers(len(pool)))]
+            if passage not in taken:
+                taken.add(passage)
+                negatives.append(passage)
+        if len(negatives) == size - 1:
+            chosen.append((query_id, [positive, *negatives]))
+    return chosen
+
+
+def as_dataset(examples: Sequence[Example]) -> Dataset:
+    """The trainer's columns, in order: query, passages, label. A label is (2, K): teacher logits, then grades."""
+    return Dataset.from_dict(
+        {
+            "query": [example.query for example in examples],
+            "passages": [example.passages for example in examples],
+            "label": [[example.teacher, [float(grade) for grade in example.grades]] for example in examples],
+        }
+    )

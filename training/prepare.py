@@ -1,0 +1,147 @@
+"""From a data source to what training and measuring take: limited splits, candidates, teacher-scored examples."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+
+from training.backbone import BUILTIN, builtin_backbone
+from training.data import InputError, RankingData, limit_queries, load, relevant_passages, require_splits
+from training.examples import Example, as_dataset, choose_candidates
+from training.first_stage import bm25_candidates
+from training.lexical import lexical_examples
+from training.metrics import run_from_scores
+from training.projection import project_backbone
+from training.student import build_student
+from training.teacher import score_pairs
+from training.tiers import Tier
+
+DEV_DEPTH = 20  # candidates per dev query: enough to tell checkpoints apart
+PROJECTION_TEXTS = 500
+Candidates = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Queries to measure on: the data they belong to and the first stage's candidates, best first."""
+
+    data: RankingData
+    candidates: Candidates
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a student is trained on, in order; a fingerprint of it, and its distinct passages."""
+
+    dataset: Dataset
+    fingerprint: str
+    texts: list[str]
+
+
+def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int) -> Held:
+    """At most `limit` queries of a split that have a relevant passage, with their first `depth` candidates.
+
+    The candidates are the data's own where it brings some, and BM25's over the whole corpus otherwise. A query for
+    which the first stage finds nothing is kept out of neither: its candidates are empty and it counts 0.
+    """
+    require_splits(data, split)
+    answered = [query for query in data.splits[split] if relevant_passages(data, query)]
+    data = limit_queries(RankingData(**data.__dict__ | {"splits": data.splits | {split: answered}}), split, limit, seed)
+    return Held(data, first_stage(data, data.splits[split], depth))
+
+
+def first_stage(data: RankingData, query_ids: Sequence[str], depth: int) -> Candidates:
+    """The first `depth` candidates of each query: the data's own, or BM25's."""
+    if data.candidates:
+        return {query: data.candidates.get(query, [])[:depth] for query in query_ids}
+    return bm25_candidates(data, query_ids, depth)
+
+
+def load_source(source: str, drop_leaks: bool, keep_missing: bool) -> RankingData:
+    """`data.load`, with the options by the names that the command line has."""
+    try:
+        return load(source, drop_leaks=drop_leaks, keep_missing=keep_missing)
+    except InputError as error:
+        message = str(error).replace("drop_leaks=True", "--drop_leaks").replace("keep_missing=True", "--keep_missing")
+        raise InputError(message) from None
+
+
+def make_examples(
+    data: RankingData,
+    teacher: str,
+    cache: Path,
+    *,
+    queries: int,
+    depth: int,
+    candidates: int,
+    random_share: float,
+    teacher_length: int,
+    warm_up_queries: int,
+    seed: int,
+) -> Examples:
+    """Choose candidates for `queries` training queries and let the teacher score them; the lexical warm-up goes first.
+
+    Raises InputError when nothing is left to train on.
+    """
+    require_splits(data, "train")
+    data = limit_queries(data, "train", queries, seed)
+    lists = first_stage(data, data.splits["train"], depth)
+    chosen = choose_candidates(data, data.splits["train"], lists, size=candidates, random_share=random_share, seed=seed)
+    if not chosen:
+        raise InputError(
+            f"{data.name}: no training query has a relevant passage and {candidates - 1} others; "
+            "give more queries, or fewer candidates per query"
+        )
+    pairs = [(query, passage) for query, passages in chosen for passage in passages]
+    logits = iter(score_pairs(teacher, data, pairs, cache, max_length=teacher_length).tolist())
+    examples = [
+        Example(
+            data.queries[query],
+            [data.passages[passage] for passage in passages],
+            [next(logits) for _ in passages],
+            [max(0, data.judgments[query].get(passage, 0)) for passage in passages],
+        )
+        for query, passages in chosen
+    ]
+    texts = list(dict.fromkeys(passage for example in examples for passage in example.passages))
+    warm_up: list[Example] = []
+    if warm_up_queries:
+        warm_up = lexical_examples(texts, warm_up_queries, negatives=candidates - 1, seed=seed)
+    ordered = warm_up + examples
+    digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
+    return Examples(as_dataset(ordered), digest, texts)
+
+
+def make_start(base: str, tier: Tier, examples: Examples, destination: Path, seed: int) -> str:
+    """Write the untrained student into `destination` and say in a sentence how it was made.
+
+    From the built-in backbone nano is a projection; every other student keeps the width of its base.
+    """
+    if base == BUILTIN and tier.projected:
+        texts = examples.texts[:PROJECTION_TEXTS]
+        shares = project_backbone(
+            builtin_backbone(),
+            destination,
+            texts,
+            width=tier.width,
+            layers=tuple(range(tier.layers)),
+            seed=seed,
+        )
+        explained = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        return f"{tier.layers} layers of width {tier.width} projected from {base} in closed form (R2: {explained})"
+    return build_student(base, destination, seed=seed)
+
+
+def teacher_run(held: Held, teacher: str, cache: Path, teacher_length: int) -> dict[str, dict[str, float]]:
+    """The teacher's own order of the held-out candidates."""
+    pairs = [(query, passage) for query, passages in held.candidates.items() for passage in passages]
+    logits = iter(score_pairs(teacher, held.data, pairs, cache, max_length=teacher_length).tolist())
+    scores = {query: [next(logits) for _ in passages] for query, passages in held.candidates.items()}
+    return run_from_scores(held.candidates, scores)
+
+
+def first_stage_run(candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """The first stage's order as a run."""
+    return run_from_scores(candidates, {query: [0.0] * len(ids) for query, ids in candidates.items()})

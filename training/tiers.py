@@ -1,0 +1,25 @@
+"""Tiers: how large a student is, how it is trained by default, and how many megabytes its artifact may have."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Defaults of one size. Lengths are tokens of a pair, the limit is in MB of 10^6 bytes."""
+
+    hub_base: str
+    layers: int
+    width: int
+    max_length: int
+    train_length: int
+    train_queries: int
+    warm_up_queries: int
+    learning_rate: float
+    limit_megabytes: float
+    projected: bool  # cut out of a wider backbone when there is no pretrained base of this shape
+
+
+TIERS = {
+    "nano": Tier("google/bert_uncased_L-2_H-128_A-2", 2, 128, 96, 72, 4000, 4000, 5e-4, 5.0, True),
+    "small": Tier("microsoft/MiniLM-L12-H384-uncased", 6, 384, 96, 80, 2000, 0, 5e-5, 35.0, False),
+}

@@ -1,0 +1,199 @@
+"""The training loop: sentence-transformers' trainer with our loss, our order of examples and our dev measure."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+from torch.utils.data import SequentialSampler
+from transformers import EarlyStoppingCallback
+
+from training.data import RankingData
+from training.losses import DistillationLoss
+from training.metrics import evaluate, mean, run_from_scores
+from training.student import save_checkpoint
+
+MEASURE = "MRR@10"
+# A SimilarityRanker's gates and dimension weights are of size 4 and 20: at the rate of ordinary weights, which are of
+# size 0.05, they would stand still.
+SCALARS = r"\.(gate|dimension_weight)$"
+SCALAR_RATE = 1e-2
+DONE = "training.json"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The best checkpoint's folder and what the log says: (step, loss) and (step, dev MRR@10)."""
+
+    checkpoint: Path
+    loss: list[tuple[int, float]]
+    dev_quality: list[tuple[int, float]]
+
+
+def in_order(dataset: Dataset, **settings: Any) -> DefaultBatchSampler:
+    """Batches in the order of the data set, because its order is the curriculum."""
+    return DefaultBatchSampler(SequentialSampler(dataset), **settings)
+
+
+class DevMeasure(BaseEvaluator):
+    """MRR@10 of reranking dev candidates, as the trainer wants to be told it."""
+
+    def __init__(self, data: RankingData, candidates: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
+        self.data, self.candidates = data, candidates
+        self.primary_metric = MEASURE
+
+    def __call__(  # type: ignore[override]
+        self, model: CrossEncoder, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        logits = score_candidates(model, self.data, self.candidates)
+        judgments = {query_id: self.data.judgments[query_id] for query_id in self.candidates}
+        run = run_from_scores(self.candidates, logits)
+        return {MEASURE: mean(evaluate(run, judgments, (MEASURE,))[MEASURE])}
+
+
+def load_student(checkpoint: Path, max_length: int) -> CrossEncoder:
+    """A CrossEncoder whose logits are raw; on the CPU unless there is a GPU."""
+    return CrossEncoder(str(checkpoint), max_length=max_length, activation_fn=torch.nn.Identity())
+
+
+def score_candidates(
+    model: CrossEncoder, data: RankingData, candidates: Mapping[str, Sequence[str]], progress: bool = False
+) -> dict[str, np.ndarray]:
+    """Raw logits of each query's candidates, query id -> float32 (candidates,), by PyTorch."""
+    pairs = [(data.queries[query], data.passages[passage]) for query, ids in candidates.items() for passage in ids]
+    logits = model.predict(
+        pairs,  # type: ignore[arg-type]
+        activation_fn=torch.nn.Identity(),
+        batch_size=16,
+        show_progress_bar=progress,
+        convert_to_numpy=True,
+    )
+    ends = np.cumsum([len(ids) for ids in candidates.values()])[:-1]
+    parts = np.split(np.asarray(logits, dtype=np.float32).reshape(-1), ends)
+    return dict(zip(candidates, parts, strict=True))
+
+
+def train(
+    student: Path,
+    examples: Dataset,
+    dev: RankingData,
+    dev_candidates: Mapping[str, Sequence[str]],
+    output: Path,
+    *,
+    learning_rate: float,
+    queries_per_step: int,
+    evaluations: int,
+    patience: int,
+    max_length: int,
+    warmup_ratio: float = 0.06,
+    seed: int = 0,
+    kl_weight: float,
+    regression_weight: float,
+    gold_weight: float,
+    temperature: float,
+) -> TrainingResult:
+    """Train a student once over `examples`, in their order, and keep the checkpoint that is best on dev.
+
+    `output` holds the trainer's checkpoints while it runs; a killed run goes on from the last complete one and ends
+    with the same weights. When all is done `output/best` holds the result, and a rerun returns it at once.
+
+    Args:
+        student: checkpoint folder to start from; also judged, so the result is never worse on dev than its start.
+        examples: the columns query, passages, label of `examples.as_dataset`.
+        dev_candidates: dev query id -> passage ids to rerank.
+        evaluations: how often dev is measured, in equal steps; `patience` of them without progress end the run.
+        kl_weight, regression_weight, gold_weight, temperature: see `losses.mixed_loss`.
+    """
+    best, record = output / "best", output / DONE
+    if record.is_file():
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        return TrainingResult(best, _points(kept["loss"]), _points(kept["dev_quality"]))
+    steps = max(1, len(examples) // queries_per_step)
+    interval = max(1, steps // evaluations)
+    model = load_student(student, max_length)
+    on_gpu = torch.cuda.is_available()
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=queries_per_step,
+        learning_rate=learning_rate,
+        learning_rate_mapping={SCALARS: SCALAR_RATE},
+        warmup_ratio=warmup_ratio,
+        weight_decay=0.01,
+        seed=seed,
+        bf16=on_gpu,
+        batch_sampler=in_order,
+        eval_strategy="steps",
+        eval_steps=interval,
+        eval_on_start=True,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{MEASURE}",
+        greater_is_better=True,
+        logging_steps=max(1, min(10, interval)),
+        report_to="none",
+        dataloader_drop_last=True,
+    )
+    trainer = CrossEncoderTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=examples,
+        loss=DistillationLoss(
+            model,
+            kl_weight=kl_weight,
+            regression_weight=regression_weight,
+            gold_weight=gold_weight,
+            temperature=temperature,
+        ),
+        evaluator=DevMeasure(dev, dev_candidates),
+        callbacks=[EarlyStoppingCallback(patience)],
+    )
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
+    history = trainer.state.log_history
+    losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    quality = [(entry["step"], entry[f"eval_{MEASURE}"]) for entry in history if f"eval_{MEASURE}" in entry]
+    if quality[0][1] >= max(value for _, value in quality):
+        # The trainer compares saved checkpoints only, and the start is not one of them.
+        model = load_student(student, max_length)
+    save_checkpoint(model[0].model, model.tokenizer, best)
+    _write_json(record, {"loss": losses, "dev_quality": quality})
+    for leftover in output.glob("checkpoint-*"):
+        shutil.rmtree(leftover)
+    return TrainingResult(best, losses, quality)
+
+
+def last_complete_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint that was written to its end; those that were not are removed."""
+    complete = []
+    for folder in output.glob("checkpoint-*"):
+        try:
+            # The trainer writes its state last, after weights, optimizer and random generators.
+            step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(folder)
+            continue
+        complete.append((int(step), str(folder)))
+    return max(complete)[1] if complete else None
+
+
+def _points(values: list[list[float]]) -> list[tuple[int, float]]:
+    return [(int(step), float(value)) for step, value in values]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(temporary, path)
