@@ -60,7 +60,7 @@ def cut_last_layer(model: PreTrainedModel) -> str:
         layer.forward = first_token_forward(layer)
         try:
             difference = float((model(**inputs).logits - whole).abs().max() / whole.abs().max())
-            reason = "" if difference <= EXACT else f"the head reads more than the first token ({difference:.1e})"
+            reason = "" if difference <= EXACT else f"the head reads more than the first token ({difference:.1e} apart)"
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = f"{type(layer).__name__} cannot run at the first token alone: {error}"
     model.float()
@@ -95,7 +95,11 @@ def random_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     mask = torch.ones_like(ids)
     for row, length in enumerate((12, 7, 2)):
         mask[row, length:] = 0
-    return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
+    inputs = {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        # A head may read the second segment and nothing else: without one it would seem to read the first token only.
+        inputs["token_type_ids"] = ((torch.arange(ids.shape[1]) >= 1) & (mask == 1)).long()
+    return inputs
 
 
 def find(module: Any, path: str) -> Any:

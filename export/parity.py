@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from flashranker import Reranker
 from flashranker.pairs import frame_query, join, load_tokenizer
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from export.to_onnx import load_checkpoint
 
@@ -26,15 +28,16 @@ def encode_requests(folder: Path, requests: Sequence[Request], max_length: int) 
     return encoded
 
 
-def torch_logits(checkpoint: Path, encoded: Sequence[Sequence[Mapping[str, np.ndarray]]]) -> list[np.ndarray]:
+def torch_logits(
+    model: PreTrainedModel, encoded: Sequence[Sequence[Mapping[str, np.ndarray]]], progress: bool = True
+) -> list[np.ndarray]:
     """Logits by PyTorch in float32, one array (passages,) a request; batches of like length, padded."""
-    model = load_checkpoint(checkpoint).eval()
     pairs = [pair for request in encoded for pair in request]
     order = sorted(range(len(pairs)), key=lambda i: pairs[i]["input_ids"].shape[1])
     pad = model.config.pad_token_id or 0
     logits = np.empty(len(pairs), dtype=np.float32)
     with torch.inference_mode():
-        for start in tqdm(range(0, len(order), TORCH_BATCH), desc="PyTorch", unit="batch"):
+        for start in tqdm(range(0, len(order), TORCH_BATCH), desc="PyTorch", unit="batch", disable=not progress):
             chunk = order[start : start + TORCH_BATCH]
             length = max(pairs[i]["input_ids"].shape[1] for i in chunk)
             inputs = {}
@@ -71,9 +74,9 @@ def measure_latency(
     """
     model_inputs = encode_requests(next(iter(folders.values())), [(query, passages)], max_length)
     rankers = {name: Reranker(folder) for name, folder in folders.items()}
-    systems: dict[str, Callable[[], object]] = {"torch": lambda: torch_logits(checkpoint, model_inputs)}
-    for name, ranker in rankers.items():
-        systems[name] = lambda ranker=ranker: ranker.score(query, passages)
+    model = load_checkpoint(checkpoint)
+    systems: dict[str, Callable[[], object]] = {"torch": partial(torch_logits, model, model_inputs, False)}
+    systems |= {name: partial(ranker.score, query, passages) for name, ranker in rankers.items()}
     times: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(repeats + 1):
         for name, run in systems.items():

@@ -119,7 +119,7 @@ def run(config: DistillConfig, command: str) -> None:
 
     print("5/7 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(
-        trained.checkpoint, output, dev,
+        trained.checkpoint, output, workspace, dev,
         tier=config.tier, max_length=config.max_length or tier.max_length, limit_megabytes=tier.limit_megabytes,
     )  # fmt: skip
 
@@ -181,7 +181,8 @@ def plain(config: DistillConfig) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 when an artifact was published, 1 when a gate refused it, 2 for bad input (argparse exits with 2 too)."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser(DistillConfig, prog="python -m recipes.distill", description=__doc__)
+    settings: Any = DistillConfig
+    parser = HfArgumentParser(settings, prog="python -m recipes.distill", description=__doc__)
     (config,) = parser.parse_args_into_dataclasses(arguments)
     if config.threads:
         torch.set_num_threads(config.threads)

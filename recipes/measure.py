@@ -15,6 +15,7 @@ from export.cls_graph import export_first_token
 from export.parity import encode_requests, measure_latency, runtime_logits, torch_logits
 from export.quantize import quantize_int8
 from export.report import ReportContent, write_report
+from export.to_onnx import load_checkpoint
 from export.verify import (
     Gate,
     batch_independence_gate,
@@ -70,16 +71,27 @@ def grades_of(held: Held) -> np.ndarray:
 
 
 def export(
-    checkpoint: Path, output: Path, dev: Held, *, tier: str, max_length: int, limit_megabytes: float
+    checkpoint: Path,
+    output: Path,
+    workspace: Path,
+    dev: Held,
+    *,
+    tier: str,
+    max_length: int,
+    limit_megabytes: float,
 ) -> Exported:
-    """fp32 and int8 graphs in two staging folders beside `output`; calibrated on dev."""
-    staging = {kind: output.with_name(f".{output.name}.{kind}") for kind in ("fp32", "int8")}
-    graph = output.with_name(f".{output.name}.graph")
+    """fp32 and int8 graphs in two staged folders; quantized and calibrated on dev queries."""
+    # Only the folder to be published must lie beside its destination: a rename does not cross file systems.
+    staging = {"fp32": workspace / "fp32", "int8": output.with_name(f".{output.name}.staging")}
+    graph = workspace / "graphs"
     output.parent.mkdir(parents=True, exist_ok=True)
     graph.mkdir(exist_ok=True)
     cut = export_first_token(checkpoint, graph / "fp32.onnx")
-    common = {"name": output.name, "tier": tier, "max_length": max_length}
-    stage_artifact(checkpoint, cut.path, staging["fp32"], **common)
+
+    def stage(model: Path, kind: str) -> None:
+        stage_artifact(checkpoint, model, staging[kind], name=output.name, tier=tier, max_length=max_length)
+
+    stage(cut.path, "fp32")
     encoded = encode_requests(staging["fp32"], requests_of(dev), max_length)
     query_ids = [query for query, ids in dev.candidates.items() for _ in ids]
     quantization = quantize_int8(
@@ -90,7 +102,7 @@ def export(
         limit_bytes=int(limit_megabytes * 1e6),
     )
     quantization["last layer"] = "first token only" if cut.first_token_only else f"whole: {cut.reason}"
-    stage_artifact(checkpoint, graph / "int8.onnx", staging["int8"], **common)
+    stage(graph / "int8.onnx", "int8")
     logits = np.concatenate(runtime_logits(staging["int8"], requests_of(dev), "calibrating"))
     relevant = (grades_of(dev) > 0).astype(np.int64)
     calibration = fit_platt(logits, relevant)
@@ -103,7 +115,7 @@ def measure(exported: Exported, trained: TrainingResult, held: Held, teacher: Ru
     judgments = {query: held.data.judgments[query] for query in held.candidates}
     encoded = encode_requests(exported.fp32, requests, exported.max_length)
     logits = {
-        "student": torch_logits(exported.checkpoint, encoded),
+        "student": torch_logits(load_checkpoint(exported.checkpoint), encoded),
         "fp32": runtime_logits(exported.fp32, requests, "fp32 ONNX"),
         "int8": runtime_logits(exported.int8, requests, "int8 ONNX"),
     }

@@ -155,3 +155,26 @@ def test_signature_is_checked(tiny_checkpoint: Path, tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "renamed.onnx")
     with pytest.raises(ExportError, match="tokens"):
         check_signature(tmp_path / "renamed.onnx")
+
+
+def test_a_head_that_reads_the_second_segment_is_not_cut(tmp_path: Path) -> None:
+    from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig
+
+    torch.manual_seed(0)
+    config = SimilarityRankerConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, num_labels=1, initializer_range=0.4,
+    )  # fmt: skip
+    model = SimilarityRanker(config).eval()
+    torch.nn.init.normal_(model.classifier.weight)  # so that [CLS] alone gives a logit, too
+    model.save_pretrained(tmp_path / "ranker")
+    exported = export_first_token(tmp_path / "ranker", tmp_path / "model.onnx")
+    assert not exported.first_token_only
+    types = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+    inputs = {"input_ids": torch.tensor([[2, 9, 3, 20, 21, 22, 3]]), "attention_mask": torch.ones_like(types),
+              "token_type_ids": types}  # fmt: skip
+    session = onnxruntime.InferenceSession(str(exported.path))
+    found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+    with torch.no_grad():
+        expected = model(**inputs).logits.numpy()
+    assert abs(float(found[0, 0] - expected[0, 0])) < 1e-4

@@ -34,7 +34,7 @@ class SimilarityRankerConfig(BertConfig):
 class SimilarityRanker(BertPreTrainedModel):
     """One relevance logit for a query (token type 0) and a passage (token type 1)."""
 
-    config_class = SimilarityRankerConfig
+    config_class = SimilarityRankerConfig  # type: ignore[assignment]
 
     def __init__(self, config: SimilarityRankerConfig) -> None:
         super().__init__(config)
@@ -54,6 +54,14 @@ class SimilarityRanker(BertPreTrainedModel):
         **_: object,
     ) -> SequenceClassifierOutput:
         """Ids, mask and types are int64 (batch, length); the logits float32 (batch, 1)."""
+        query, passage, first = self.encode(input_ids, attention_mask, token_type_ids)
+        similarity = (query * passage * self.dimension_weight).sum(dim=1, keepdim=True)
+        return SequenceClassifierOutput(logits=similarity + self.classifier(first))
+
+    def encode(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Means of query and passage, of norm 1, and the state of [CLS]; each (batch, hidden size)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         real = mask.to(self.dimension_weight.dtype)
@@ -69,8 +77,7 @@ class SimilarityRanker(BertPreTrainedModel):
         across = (apart & (position[:, None, :] != 0)).to(real.dtype)[:, None]
         for gate, layer in zip(self.gate, self.bert.encoder.layer, strict=True):
             state = layer(state, attention_mask=padding + across * gate[None, :, None, None])[0]
-        similarity = (_mean(state, query) * _mean(state, passage) * self.dimension_weight).sum(dim=1, keepdim=True)
-        return SequenceClassifierOutput(logits=similarity + self.classifier(state[:, 0]))
+        return _mean(state, query), _mean(state, passage), state[:, 0]
 
 
 def _mean(state: Tensor, weight: Tensor) -> Tensor:

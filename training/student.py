@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -69,11 +70,11 @@ def _similar(folder: Path, config: PretrainedConfig) -> SimilarityRanker:
     return model
 
 
-def save_checkpoint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, destination: Path) -> None:
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, destination: Path) -> None:
     """Write a checkpoint folder under a temporary name and rename it; an older one is replaced."""
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)  # type: ignore[operator]
+    model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(destination, ignore_errors=True)
     os.replace(temporary, destination)
@@ -81,11 +82,12 @@ def save_checkpoint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
 
 def _with_layers(model: PreTrainedModel, layers: Sequence[int], base: str) -> PreTrainedModel:
     """The same model with only these layers, in that order."""
-    stack = getattr(getattr(model.base_model, "encoder", None), "layer", None)
-    depth = 0 if stack is None else len(stack)
+    encoder: Any = getattr(model.base_model, "encoder", None)
+    stack = getattr(encoder, "layer", [])
+    depth = len(stack)
     if not layers or any(not 0 <= layer < depth for layer in layers):
         raise InputError(f"layers {list(layers)} of base {base!r}: expected some of its {depth}, counted from 0")
-    model.base_model.encoder.layer = torch.nn.ModuleList(stack[layer] for layer in layers)
+    encoder.layer = torch.nn.ModuleList(stack[layer] for layer in layers)
     if isinstance(model, SimilarityRanker):
         model.gate = torch.nn.Parameter(model.gate[list(layers)].detach().clone())
     model.config.num_hidden_layers = len(layers)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from torch.utils.data import SequentialSampler
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel
 
 from training.data import RankingData
 from training.losses import DistillationLoss
@@ -123,12 +124,14 @@ def train(
     interval = max(1, steps // evaluations)
     model = load_student(student, max_length)
     on_gpu = torch.cuda.is_available()
+    # The trainer refuses a pattern that matches nothing.
+    rates = {SCALARS: SCALAR_RATE} if any(re.search(SCALARS, name) for name, _ in model.named_parameters()) else {}
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(output),
         max_steps=steps,
         per_device_train_batch_size=queries_per_step,
         learning_rate=learning_rate,
-        learning_rate_mapping={SCALARS: SCALAR_RATE},
+        learning_rate_mapping=rates,
         warmup_ratio=warmup_ratio,
         weight_decay=0.01,
         seed=seed,
@@ -168,7 +171,8 @@ def train(
     if quality[0][1] >= max(value for _, value in quality):
         # The trainer compares saved checkpoints only, and the start is not one of them.
         model = load_student(student, max_length)
-    save_checkpoint(model[0].model, model.tokenizer, best)
+    trained: PreTrainedModel = model[0].model  # type: ignore[assignment]
+    save_checkpoint(trained, model.tokenizer, best)
     _write_json(record, {"loss": losses, "dev_quality": quality})
     for leftover in output.glob("checkpoint-*"):
         shutil.rmtree(leftover)

@@ -1,0 +1,151 @@
+"""The recipe from its command line to the artifact, on a corpus of a few dozen words."""
+
+import errno
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import WORDS
+from flashranker import Reranker
+from flashranker.artifact import read_manifest
+
+from recipes.distill import main
+
+Corpus = dict[str, list[str]]
+
+
+def write_corpus(folder: Path) -> Path:
+    """48 passages of eight words, and for each a query of three of its words; 32 train, 8 dev, 8 test."""
+    generator = random.Random(5)
+    folder.mkdir()
+    passages = [generator.sample(WORDS, 8) for _ in range(48)]
+    queries = [" ".join(generator.sample(passage, 3)) for passage in passages]
+    write_lines(folder / "corpus.jsonl", [{"id": f"p{i}", "text": " ".join(words)} for i, words in enumerate(passages)])
+    write_lines(folder / "queries.jsonl", [{"id": f"q{i}", "text": text} for i, text in enumerate(queries)])
+    for split, numbers in (("train", range(32)), ("dev", range(32, 40)), ("test", range(40, 48))):
+        rows = [f"q{i}\tp{i}\t1" for i in numbers]
+        (folder / f"qrels.{split}.tsv").write_text("\n".join(["query\tpassage\tgrade", *rows]) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_lines(path: Path, records: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def write_teacher(path: Path) -> Path:
+    """A teacher who knows: 4 for the relevant passage, -4 for the others."""
+    rows = [f"q{i}\tp{j}\t{4.0 if i == j else -4.0}" for i in range(48) for j in range(48)]
+    path.write_text("\n".join(["query_id\tpassage_id\tscore", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def distil(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., int]:
+    """Run the recipe on the miniature with more options behind the usual ones."""
+    folder = tmp_path_factory.mktemp("recipe")
+    corpus, teacher = write_corpus(folder / "corpus"), write_teacher(folder / "teacher.tsv")
+
+    def run(output: Path, *more: str, cache: Path | None = None) -> int:
+        settings = {
+            "data": corpus, "teacher": teacher, "base": tiny_checkpoint, "output": output,
+            "cache": cache or output.parent / "cache", "depth": 8, "candidates": 4, "evaluations": 2,
+            "max_length": 32, "train_length": 32, "learning_rate": 1e-3, "queries_per_step": 4, "threads": 1,
+        }  # fmt: skip
+        options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+        return main([*options, *more])
+
+    return run
+
+
+def test_report_publishes_a_folder_that_says_what_it_is(distil: Callable[..., int], tmp_path: Path) -> None:
+    output = tmp_path / "tiny"
+    assert distil(output, "--gate", "report") == 0
+    manifest = read_manifest(output)
+    assert manifest.metrics.keys() == {"first stage", "teacher", "student", "fp32", "int8"}
+    assert manifest.metrics["teacher"]["MRR@10"]["mean"] == 1.0
+    assert manifest.metrics["fp32"] == manifest.metrics["student"]
+    failed = [gate["name"] for gate in manifest.gates if not gate["passed"]]
+    assert all("first stage" in name for name in failed)
+    assert len(manifest.notices) == len(failed)
+    assert len(Reranker(output).rerank("river bridge", ["river", "coffee"])) == 2
+    page = (tmp_path / "tiny.report.html").read_text(encoding="utf-8")
+    assert f"{manifest.metrics['int8']['MRR@10']['mean']:.4f}"[:5] in page
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tiny")]
+
+    weights = (output / "onnx/model.onnx").read_bytes()
+    again = tmp_path / "second" / "tiny"
+    assert distil(again, "--gate", "report") == 0  # its own cache: everything is computed anew
+    assert (again / "onnx/model.onnx").read_bytes() == weights
+
+
+def test_a_failed_gate_leaves_no_artifact(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "refused"
+    # A random model of two layers, trained for one step, cannot beat BM25 on queries made of a passage's own words.
+    assert distil(output, "--limit", "4") == 1
+    assert not output.exists()
+    assert "first stage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "no/such/folder"], "no/such/folder"),
+        (["--limit", "0"], "--limit is 0"),
+        (["--candidates", "1"], "--candidates is 1"),
+        (["--random_share", "2"], "--random_share is 2"),
+        (["--base", "nobody/no-such-model"], "nobody/no-such-model"),
+        (["--teacher", "nobody/no-such-model"], "nobody/no-such-model"),
+        (["--teacher", "absent.tsv"], "absent.tsv"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
+) -> None:
+    output = tmp_path / "none"
+    assert distil(output, *options) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not output.exists()
+
+
+def test_a_broken_corpus_names_file_and_line(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    judgments = corpus / "qrels.dev.tsv"
+    for file, old, new, named in (
+        (judgments, "q33\tp33", "q33\tnobody", "qrels.dev.tsv"),
+        (corpus / "corpus.jsonl", '"id": "p2"', '"id": "p1"', "corpus.jsonl"),
+        (corpus / "queries.jsonl", '"id": "q3"', '"id": "q4"', "queries.jsonl"),
+    ):
+        good = file.read_text(encoding="utf-8")
+        file.write_text(good.replace(old, new, 1), encoding="utf-8")
+        assert distil(tmp_path / "none", "--data", str(corpus)) == 2
+        assert named in capsys.readouterr().err
+        file.write_text(good, encoding="utf-8")
+
+
+def test_a_teacher_with_a_nan_is_named(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    teacher = write_teacher(tmp_path / "teacher.tsv")
+    teacher.write_text(teacher.read_text(encoding="utf-8").replace("q3\tp3\t4.0", "q3\tp3\tnan", 1), encoding="utf-8")
+    assert distil(tmp_path / "none", "--teacher", str(teacher)) == 2
+    assert "teacher.tsv" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert distil(tmp_path / "none", "--gate", "report") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

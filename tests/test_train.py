@@ -1,0 +1,131 @@
+"""The training loop learns what is planted, and nothing else; a killed run ends as an unbroken one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.stats import kendalltau
+
+from training.data import RankingData
+from training.examples import Example, as_dataset
+from training.student import build_student
+from training.train import last_complete_checkpoint, load_student, score_candidates, train
+
+QUERIES = ["python list", "river water", "solar panel", "violin garden", "copper market", "socket server",
+           "window bridge", "coffee bread"]  # fmt: skip
+PASSAGES = ["mountain", "falcon winter", "sort file", "thread lock queue", "json date", "letter paper"]
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 2e-3,
+    "queries_per_step": 8,
+    "evaluations": 4,
+    "patience": 9,
+    "max_length": 32,
+    "kl_weight": 1.0,
+    "regression_weight": 0.5,
+    "gold_weight": 0.0,
+    "temperature": 1.0,
+}
+
+
+def planted(seed: int) -> np.ndarray:
+    """Teacher logits, (queries, passages): a random order for every query."""
+    generator = np.random.default_rng(seed)
+    return np.stack([generator.permutation(len(PASSAGES)) - 2.5 for _ in QUERIES])
+
+
+def make_examples(logits: np.ndarray, rounds: int) -> Dataset:
+    once = [
+        Example(query, PASSAGES, row.tolist(), [0] * len(PASSAGES)) for query, row in zip(QUERIES, logits, strict=True)
+    ]
+    return as_dataset(once * rounds)
+
+
+def make_dev(logits: np.ndarray) -> tuple[RankingData, dict[str, list[str]]]:
+    passages = {f"p{i}": text for i, text in enumerate(PASSAGES)}
+    queries = dict(zip((f"q{i}" for i in range(len(QUERIES))), QUERIES, strict=True))
+    judgments = {query: {f"p{int(row.argmax())}": 1} for query, row in zip(queries, logits, strict=True)}
+    data = RankingData("planted", queries, passages, judgments, {}, {"train": [], "dev": list(queries), "test": []}, "")
+    return data, {query: list(passages) for query in queries}
+
+
+def run(checkpoint: Path, folder: Path, logits: np.ndarray, rounds: int = 60) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    build_student(str(checkpoint), folder / "start")
+    data, candidates = make_dev(logits)
+    return train(
+        folder / "start", make_examples(logits, rounds), data, candidates, folder / "run", **SETTINGS
+    ).checkpoint
+
+
+def agreement(checkpoint: Path, logits: np.ndarray) -> float:
+    """Mean Kendall tau over queries between a checkpoint's order and `logits`."""
+    found = score_candidates(load_student(checkpoint, 32), *make_dev(logits))
+    return float(np.mean([kendalltau(row, mine).statistic for row, mine in zip(logits, found.values(), strict=True)]))
+
+
+def test_the_student_recovers_a_planted_order_and_a_shuffled_teacher_does_not_lead_there(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    teacher = planted(0)
+    assert agreement(run(tiny_checkpoint, tmp_path / "true", teacher), teacher) > 0.8
+    assert agreement(run(tiny_checkpoint, tmp_path / "shuffled", planted(7)), teacher) < 0.4
+
+
+def test_the_best_checkpoint_is_kept_and_a_rerun_returns_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = run(tiny_checkpoint, tmp_path, planted(0), rounds=20)
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    stamp = (checkpoint / "model.safetensors").stat().st_mtime_ns
+    assert run(tiny_checkpoint, tmp_path, planted(0), rounds=20) == checkpoint
+    assert (checkpoint / "model.safetensors").stat().st_mtime_ns == stamp
+    other = run(tiny_checkpoint, tmp_path / "again", planted(0), rounds=20)
+    assert (other / "model.safetensors").read_bytes() == weights
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    whole = run(tiny_checkpoint, tmp_path / "whole", planted(3), rounds=400)
+    folder = tmp_path / "killed"
+    script = (
+        "import sys; sys.path[:0] = ['.', 'tests']\n"
+        "from pathlib import Path; import torch; torch.set_num_threads(1); import test_train as t\n"
+        f"t.run(Path({str(tiny_checkpoint)!r}), Path({str(folder)!r}), t.planted(3), rounds=400)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("run/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "run" / "best").exists()
+    resumed = run(tiny_checkpoint, folder, planted(3), rounds=400)
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_an_unfinished_checkpoint_is_removed(tmp_path: Path) -> None:
+    for name, state in (
+        ("checkpoint-5", '{"global_step": 5}'),
+        ("checkpoint-9", '{"global_st'),
+        ("checkpoint-12", None),
+    ):
+        (tmp_path / name).mkdir()
+        if state:
+            (tmp_path / name / "trainer_state.json").write_text(state)
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
+
+
+def test_chosen_layers_are_the_bases_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    build_student(str(tiny_checkpoint), tmp_path / "one", layers=[1])
+    whole, part = (load_student(folder, 32)[0].model for folder in (tiny_checkpoint, tmp_path / "one"))
+    assert part.config.num_hidden_layers == 1
+    expected = whole.bert.encoder.layer[1].state_dict()
+    for name, value in part.bert.encoder.layer[0].state_dict().items():
+        torch.testing.assert_close(value, expected[name])
