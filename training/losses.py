@@ -89,7 +89,7 @@ class DistillationLoss(nn.Module):
     def forward(
         self, inputs: list[Any], labels: list[Tensor], prompt: str | None = None, task: str | None = None
     ) -> dict[str, Tensor]:
-        """The loss terms by name, which the trainer adds up; `prompt` and `task` it passes to every loss, unused here."""
+        """The loss terms by name, which the trainer adds up; it passes `prompt` and `task` to every loss."""
         queries, passages = inputs
         pairs = [(query, passage) for query, ranked in zip(queries, passages, strict=True) for passage in ranked]
         student = self.logits(pairs).view(len(queries), -1).float()
