@@ -54,9 +54,8 @@ def torch_logits(
     return np.split(logits, ends)
 
 
-def runtime_logits(folder: Path, requests: Sequence[Request], what: str) -> list[np.ndarray]:
-    """Logits through the shipped runtime on an artifact folder, one array (passages,) a request."""
-    ranker = Reranker(folder)
+def runtime_logits(ranker: Reranker, requests: Sequence[Request], what: str) -> list[np.ndarray]:
+    """Logits through the shipped runtime, one array (passages,) a request."""
     return [ranker.score(query, passages) for query, passages in tqdm(requests, desc=what, unit="query")]
 
 

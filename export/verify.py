@@ -129,6 +129,16 @@ def quality_gate(name: str, difference: float, low: float, high: float) -> Gate:
     return at_least(name, difference, 0.0, "", f"95 % interval {low:+.4f} to {high:+.4f}")
 
 
+def start_gate(start: float, best: float, queries: int) -> Gate:
+    """The student is not below its start: MRR@10 of the two on dev.
+
+    The start is one of the checkpoints that dev chooses from, so a loop that works cannot fail this; and dev having
+    chosen, an interval would claim too much.
+    """
+    detail = f"{start:.4f} to {best:.4f} on the {queries} queries that chose the checkpoint, so without an interval"
+    return at_least("student - its start, dev MRR@10", best - start, 0.0, "", detail)
+
+
 def format_gates(gates: Sequence[Gate]) -> str:
     """A table for the terminal, one line a gate."""
     rows = [("gate", "measured", "limit", "", "")]

@@ -25,6 +25,7 @@ from export.verify import (
     ndcg_gate,
     quality_gate,
     size_gate,
+    start_gate,
 )
 from training.metrics import evaluate, paired_bootstrap, run_from_scores, summarise
 from training.prepare import Candidates, Held, first_stage_run
@@ -42,6 +43,7 @@ class Exported:
     int8: Path
     checkpoint: Path
     max_length: int
+    dev_queries: int
     calibration: Calibration
     quantization: dict[str, Any]
 
@@ -103,10 +105,12 @@ def export(
     )
     quantization["last layer"] = "first token only" if cut.first_token_only else f"whole: {cut.reason}"
     stage(graph / "int8.onnx", "int8")
-    logits = np.concatenate(runtime_logits(staging["int8"], requests_of(dev), "calibrating"))
+    logits = np.concatenate(runtime_logits(Reranker(staging["int8"]), requests_of(dev), "calibrating"))
     relevant = (grades_of(dev) > 0).astype(np.int64)
     calibration = fit_platt(logits, relevant)
-    return Exported(staging["fp32"], staging["int8"], checkpoint, max_length, calibration, quantization)
+    return Exported(
+        staging["fp32"], staging["int8"], checkpoint, max_length, len(dev.candidates), calibration, quantization
+    )
 
 
 def measure(exported: Exported, trained: TrainingResult, held: Held, teacher: Run, limit_megabytes: float) -> Measured:
@@ -114,24 +118,25 @@ def measure(exported: Exported, trained: TrainingResult, held: Held, teacher: Ru
     requests = requests_of(held)
     judgments = {query: held.data.judgments[query] for query in held.candidates}
     encoded = encode_requests(exported.fp32, requests, exported.max_length)
+    ranker = Reranker(exported.int8)
     logits = {
         "student": torch_logits(load_checkpoint(exported.checkpoint), encoded),
-        "fp32": runtime_logits(exported.fp32, requests, "fp32 ONNX"),
-        "int8": runtime_logits(exported.int8, requests, "int8 ONNX"),
+        "fp32": runtime_logits(Reranker(exported.fp32), requests, "fp32 ONNX"),
+        "int8": runtime_logits(ranker, requests, "int8 ONNX"),
     }
     runs: dict[str, Run] = {"first stage": first_stage_run(held.candidates), "teacher": teacher}
     runs |= {stage: as_run(held.candidates, values) for stage, values in logits.items()}
     metrics = {stage: summarise(run, judgments) for stage, run in runs.items()}
     flat = {stage: np.concatenate(values) for stage, values in logits.items()}
+    truncated = ranker.truncated_passages / len(flat["int8"])
     query, passages = max(requests, key=lambda request: len(request[1]))
-    ranker = Reranker(exported.int8)
     gates = [
         fp32_parity_gate(flat["student"], flat["fp32"]),
         kendall_gate(logits["student"], logits["int8"]),
         ndcg_gate(metrics["student"]["nDCG@10"]["mean"], metrics["int8"]["nDCG@10"]["mean"]),
         size_gate((exported.int8 / "onnx/model.onnx").stat().st_size, limit_megabytes),
         batch_independence_gate(ranker, query, (passages * 2)[:20]),
-        *quality_gates(runs, judgments, trained),
+        *quality_gates(runs, judgments, trained, exported.dev_queries),
     ]
     some = [passage for _, ids in requests for passage in ids][:: max(1, len(flat["int8"]) // LATENCY_PASSAGES)]
     latency = measure_latency(
@@ -150,20 +155,12 @@ def measure(exported: Exported, trained: TrainingResult, held: Held, teacher: Ru
         "int8 nDCG@10 difference": metrics["int8"]["nDCG@10"]["mean"] - metrics["student"]["nDCG@10"]["mean"],
         "queries": len(requests),
         "pairs": len(flat["int8"]),
-        "truncated share": ranker_cuts(exported.int8, requests[:20]),
+        "truncated share": truncated,
         "expected calibration error": expected_calibration_error(probability, relevant),
         "Brier score": brier_score(probability, relevant),
         "milliseconds for 100 passages": latency,
     }
     return Measured(metrics, gates, parity, latency, flat["int8"], grades)
-
-
-def ranker_cuts(folder: Path, requests: list[tuple[str, list[str]]]) -> float:
-    """Share of passages that the runtime cuts."""
-    ranker = Reranker(folder)
-    for query, passages in requests:
-        ranker.score(query, passages)
-    return ranker.truncated_passages / max(1, sum(len(passages) for _, passages in requests))
 
 
 def as_run(candidates: Candidates, logits: list[np.ndarray]) -> Run:
@@ -172,7 +169,7 @@ def as_run(candidates: Candidates, logits: list[np.ndarray]) -> Run:
     return run_from_scores(candidates, {q: next(parts) if ids else np.empty(0) for q, ids in candidates.items()})
 
 
-def quality_gates(runs: Mapping[str, Run], judgments: Any, trained: TrainingResult) -> list[Gate]:
+def quality_gates(runs: Mapping[str, Run], judgments: Any, trained: TrainingResult, dev_queries: int) -> list[Gate]:
     """int8 against the first stage, on held-out queries, and the student against its start, on dev."""
     gates = []
     for name in ("nDCG@10", "MRR@10"):
@@ -180,7 +177,7 @@ def quality_gates(runs: Mapping[str, Run], judgments: Any, trained: TrainingResu
         compared = paired_bootstrap(ours, theirs)
         gates.append(quality_gate(f"int8 - first stage, {name}", compared.difference, compared.low, compared.high))
     start, best = trained.dev_quality[0][1], max(value for _, value in trained.dev_quality)
-    gates.append(quality_gate("student - its start, dev MRR@10", best - start, best - start, best - start))
+    gates.append(start_gate(start, best, dev_queries))
     return gates
 
 

@@ -16,6 +16,7 @@ from export.verify import (
     ndcg_gate,
     quality_gate,
     size_gate,
+    start_gate,
 )
 
 
@@ -122,3 +123,13 @@ def test_the_table_shows_failures_in_their_row() -> None:
     assert "1 MB over" in lines[1]
     assert "pass" in lines[2]
     assert lines[1].index("FAIL") == lines[2].index("pass")
+
+
+def test_the_start_gate_judges_the_difference_and_claims_no_interval() -> None:
+    worse = start_gate(0.5, 0.4, 60)
+    assert not worse.passed
+    assert worse.value == pytest.approx(-0.1)
+    equal = start_gate(0.5, 0.5, 60)
+    assert equal.passed
+    assert "0.5000 to 0.5000" in equal.message
+    assert "without an interval" in equal.message

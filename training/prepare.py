@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -44,11 +44,11 @@ def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int) -
     """At most `limit` queries of a split that have a relevant passage, with their first `depth` candidates.
 
     The candidates are the data's own where it brings some, and BM25's over the whole corpus otherwise. A query for
-    which the first stage finds nothing is kept out of neither: its candidates are empty and it counts 0.
+    which the first stage finds nothing stays, with no candidates, and counts 0.
     """
     require_splits(data, split)
     answered = [query for query in data.splits[split] if relevant_passages(data, query)]
-    data = limit_queries(RankingData(**data.__dict__ | {"splits": data.splits | {split: answered}}), split, limit, seed)
+    data = limit_queries(replace(data, splits=data.splits | {split: answered}), split, limit, seed)
     return Held(data, first_stage(data, data.splits[split], depth))
 
 
