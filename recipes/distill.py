@@ -8,22 +8,36 @@ python -m recipes.distill --data FOLDER --eval FOLDER
 import json
 import sys
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import flashranker
 import torch
+from datasets import Dataset
 from transformers import HfArgumentParser
 
+import training
 from export.artifact import GateError
 from export.to_onnx import ExportError
 from recipes import measure
-from training.backbone import BUILTIN
-from training.data import InputError
-from training.prepare import DEV_DEPTH, held_out, load_source, make_examples, make_start, teacher_run
+from training.backbone import BUILTIN, model_fingerprint, resolve_model
+from training.data import InputError, RankingData, fingerprint
+from training.losses import DistillationLoss, NeighbourhoodLoss
+from training.prepare import (
+    DEV_DEPTH,
+    Examples,
+    held_out,
+    load_source,
+    make_examples,
+    make_neighbourhoods,
+    make_start,
+    teacher_run,
+)
+from training.student import reads_apart
 from training.tiers import TIERS
-from training.train import train
+from training.train import joined, train
 
 
 def setting(default: Any, explanation: str, **extra: Any) -> Any:
@@ -48,12 +62,17 @@ class DistillConfig:
         choices=["refuse", "report"],
     )
     limit: int | None = setting(None, "training queries; by default the tier's")
-    dev_queries: int = setting(60, "dev queries that choose the checkpoint, calibrate and quantize")
-    test_queries: int = setting(300, "held-out queries that every stage is measured on")
+    dev_queries: int = setting(100, "dev queries that choose the checkpoint, calibrate and quantize")
+    test_queries: int = setting(400, "held-out queries that every stage is measured on")
     depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
     candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
     random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
-    queries_per_step: int = setting(8, "queries per optimizer step")
+    apart_queries: int | None = setting(
+        None,
+        "queries trained first, read apart from the passages of their neighbours; 0 for none, by default the tier's",
+    )
+    neighbours: int = setting(32, "queries, and as many passages, of an optimizer step when they are read apart")
+    queries_per_step: int = setting(8, "queries per optimizer step when each is read together with its candidates")
     learning_rate: float | None = setting(None, "peak learning rate; by default the tier's")
     max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
     train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")
@@ -62,7 +81,7 @@ class DistillConfig:
     regression: float = setting(0.1, "weight of the squared error to the teacher's raw logits")
     gold: float = setting(1.0, "weight of the cross entropy to the judgments")
     temperature: float = setting(1.0, "temperature of the KL term")
-    evaluations: int = setting(3, "how often dev is measured in training")
+    evaluations: int = setting(2, "how often dev is measured in each of the two stages of training")
     patience: int = setting(3, "evaluations without progress that end training")
     threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
     drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
@@ -76,14 +95,13 @@ def run(config: DistillConfig, command: str) -> None:
     check(config)
     output = config.output or Path("artifacts") / config.tier
 
-    print(f"1/7 data: {config.data}")
+    print(f"1/8 data: {config.data}")
     data = load_source(config.data, config.drop_leaks, config.keep_missing)
     dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed)
     other = load_source(config.eval, True, config.keep_missing) if config.eval else data
     tests = held_out(other, "test", config.test_queries, config.depth, config.seed)
 
-    print(f"2/7 teacher: {config.teacher}")
-    length = config.train_length or tier.train_length
+    print(f"2/8 teacher: {config.teacher}")
     examples = make_examples(
         data, config.teacher, config.cache / "teacher",
         queries=tier.train_queries if config.limit is None else config.limit, depth=config.depth,
@@ -92,42 +110,48 @@ def run(config: DistillConfig, command: str) -> None:
     )  # fmt: skip
     taught = teacher_run(tests, config.teacher, config.cache / "teacher", config.teacher_length)
 
-    print(f"3/7 student: {config.tier} from {config.base}")
-    workspace = config.cache / "runs" / run_name(config, examples.fingerprint)
+    print(f"3/8 student: {config.tier} from {config.base}")
+    workspace = config.cache / "runs" / run_name(config, data, examples)
     workspace.mkdir(parents=True, exist_ok=True)
     start = make_start(config.base, tier, examples, workspace / "start", config.seed)
     print(f"    {start}")
 
-    print(f"4/7 training: {len(examples.dataset)} queries x {config.candidates} passages")
-    trained = train(
-        workspace / "start",
-        examples.dataset,
-        dev.data,
-        dev.candidates,
-        workspace / "training",
-        learning_rate=config.learning_rate or tier.learning_rate,
-        queries_per_step=config.queries_per_step,
-        evaluations=config.evaluations,
-        patience=config.patience,
-        max_length=length,
-        seed=config.seed,
-        kl_weight=config.kl,
-        regression_weight=config.regression,
-        gold_weight=config.gold,
-        temperature=config.temperature,
-    )
+    settings: dict[str, Any] = {
+        "learning_rate": config.learning_rate or tier.learning_rate, "evaluations": config.evaluations,
+        "patience": config.patience, "max_length": config.train_length or tier.train_length, "seed": config.seed,
+    }  # fmt: skip
+    apart = None
+    groups = neighbourhoods(config, data, workspace / "start")
+    print(f"4/8 training apart: {len(groups)} x {config.neighbours} queries and passages")
+    if groups:
+        apart = train(
+            workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
+            loss=NeighbourhoodLoss, rows_per_step=1, **settings,
+        )  # fmt: skip
 
-    print("5/7 export: fp32 ONNX, int8 ONNX, calibration")
+    print(f"5/8 training together: {len(examples.dataset)} queries x {config.candidates} passages")
+    loss = partial(
+        DistillationLoss,
+        kl_weight=config.kl, regression_weight=config.regression, gold_weight=config.gold,
+        temperature=config.temperature,
+    )  # fmt: skip
+    together = train(
+        apart.checkpoint if apart else workspace / "start", examples.dataset, dev.data, dev.candidates,
+        workspace / "together", loss=loss, rows_per_step=config.queries_per_step, **settings,
+    )  # fmt: skip
+    trained = joined(apart, together) if apart else together
+
+    print("6/8 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(
         trained.checkpoint, output, workspace, dev,
         tier=config.tier, max_length=config.max_length or tier.max_length, limit_megabytes=tier.limit_megabytes,
     )  # fmt: skip
 
-    print(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
+    print(f"7/8 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
     measured = measure.measure(exported, trained, tests, taught, tier.limit_megabytes)
     print(measure.table(measured))
 
-    print(f"7/7 artifact: {output}")
+    print(f"8/8 artifact: {output}")
     lineage = {
         "base": {"name": config.base, "licence": licence(config.base), "start": start},
         "teacher": {"name": config.teacher, "licence": licence(config.teacher)},
@@ -139,6 +163,15 @@ def run(config: DistillConfig, command: str) -> None:
         lineage=lineage, settings=plain(config), seed=config.seed, command=command,
         allow_worse=config.gate == "report",
     )  # fmt: skip
+
+
+def neighbourhoods(config: DistillConfig, data: RankingData, start: Path) -> Dataset:
+    """The rows of the first stage of training; none for a student that can't read query and passage apart."""
+    wanted = TIERS[config.tier].apart_queries if config.apart_queries is None else config.apart_queries
+    queries = wanted if config.limit is None else min(wanted, config.limit)
+    if not reads_apart(start):
+        queries = 0
+    return make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=config.seed)
 
 
 def check(config: DistillConfig) -> None:
@@ -157,6 +190,10 @@ def check(config: DistillConfig) -> None:
             raise InputError(f"--{name} is {value}: expected 1 or more")
     if config.candidates < 2:
         raise InputError(f"--candidates is {config.candidates}: expected 2 or more, one of them relevant")
+    if config.neighbours < 2:
+        raise InputError(f"--neighbours is {config.neighbours}: expected 2 or more")
+    if config.apart_queries is not None and config.apart_queries < 0:
+        raise InputError(f"--apart_queries is {config.apart_queries}: expected 0 or more")
     if not 0 <= config.random_share <= 1:
         raise InputError(f"--random_share is {config.random_share}: expected 0 to 1")
 
@@ -166,11 +203,19 @@ def licence(model: str) -> str:
     return "Apache-2.0" if model == BUILTIN else "see the model's own card"
 
 
-def run_name(config: DistillConfig, fingerprint: str) -> str:
-    """Names a workspace by what decides its content, so another run never takes over its checkpoints."""
+def run_name(config: DistillConfig, data: RankingData, examples: Examples) -> str:
+    """Names a workspace by what decides its content, so another run never takes over its checkpoints.
+
+    That is the settings, the data, the examples with their teacher's scores, the base's weights, and the code.
+    """
     irrelevant = {"output", "cache", "gate", "eval", "test_queries", "threads", "keep_missing"}
     decisive = {name: value for name, value in plain(config).items() if name not in irrelevant}
-    return f"{config.tier}-{sha256(json.dumps([decisive, fingerprint], sort_keys=True).encode()).hexdigest()[:12]}"
+    code = sorted(Path(training.__file__).parent.glob("*.py"))
+    content = json.dumps([
+        decisive, fingerprint(data), examples.fingerprint, model_fingerprint(resolve_model(config.base)),
+        [sha256(file.read_bytes()).hexdigest() for file in code],
+    ], sort_keys=True)  # fmt: skip
+    return f"{config.tier}-{sha256(content.encode()).hexdigest()[:12]}"
 
 
 def plain(config: DistillConfig) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import pytest
 import torch
 from flashranker.artifact import FORMAT_VERSION, Calibration, Manifest, list_files, write_manifest
 from optimum.exporters.onnx import main_export
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Pooling, Transformer
+from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 torch.set_num_threads(1)
 
@@ -55,6 +57,20 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = BertForSequenceClassification(config).eval()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bi_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mean-pooled sentence-transformers folder of one layer, 32 wide."""
+    plain, folder = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("bi_encoder")
+    tokenizer = make_tokenizer(plain)
+    torch.manual_seed(1)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.4, **size)
+    BertModel(config).save_pretrained(plain)
+    tokenizer.save_pretrained(plain)
+    SentenceTransformer(modules=[Transformer(str(plain)), Pooling(32)]).save_pretrained(str(folder))
     return folder
 
 

@@ -3,13 +3,16 @@
 import errno
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import WORDS
 from flashranker import Reranker
 from flashranker.artifact import read_manifest
+from safetensors.torch import load_file, save_file
 
 from recipes.distill import main
 
@@ -17,14 +20,17 @@ Corpus = dict[str, list[str]]
 
 
 def write_corpus(folder: Path) -> Path:
-    """48 passages of eight words, and for each a query of three of its words; 32 train, 8 dev, 8 test."""
+    """96 passages of eight words, and for each a query of three of its words; 48 train, 24 dev, 24 test.
+
+    With fewer queries a single swap of two passages would be a large share of the gate on rank agreement.
+    """
     generator = random.Random(5)
     folder.mkdir()
-    passages = [generator.sample(WORDS, 8) for _ in range(48)]
+    passages = [generator.sample(WORDS, 8) for _ in range(96)]
     queries = [" ".join(generator.sample(passage, 3)) for passage in passages]
     write_lines(folder / "corpus.jsonl", [{"id": f"p{i}", "text": " ".join(words)} for i, words in enumerate(passages)])
     write_lines(folder / "queries.jsonl", [{"id": f"q{i}", "text": text} for i, text in enumerate(queries)])
-    for split, numbers in (("train", range(32)), ("dev", range(32, 40)), ("test", range(40, 48))):
+    for split, numbers in (("train", range(48)), ("dev", range(48, 72)), ("test", range(72, 96))):
         rows = [f"q{i}\tp{i}\t1" for i in numbers]
         (folder / f"qrels.{split}.tsv").write_text("\n".join(["query\tpassage\tgrade", *rows]) + "\n", encoding="utf-8")
     return folder
@@ -36,7 +42,7 @@ def write_lines(path: Path, records: list[dict[str, str]]) -> None:
 
 def write_teacher(path: Path) -> Path:
     """A teacher who knows: 4 for the relevant passage, -4 for the others."""
-    rows = [f"q{i}\tp{j}\t{4.0 if i == j else -4.0}" for i in range(48) for j in range(48)]
+    rows = [f"q{i}\tp{j}\t{4.0 if i == j else -4.0}" for i in range(96) for j in range(96)]
     path.write_text("\n".join(["query_id\tpassage_id\tscore", *rows]) + "\n", encoding="utf-8")
     return path
 
@@ -50,7 +56,7 @@ def distil(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     def run(output: Path, *more: str, cache: Path | None = None) -> int:
         settings = {
             "data": corpus, "teacher": teacher, "base": tiny_checkpoint, "output": output,
-            "cache": cache or output.parent / "cache", "depth": 8, "candidates": 4, "evaluations": 2,
+            "cache": cache or output.parent / "cache", "depth": 12, "candidates": 4, "evaluations": 2,
             "max_length": 32, "train_length": 32, "learning_rate": 1e-3, "queries_per_step": 4, "threads": 1,
         }  # fmt: skip
         options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
@@ -78,6 +84,22 @@ def test_report_publishes_a_folder_that_says_what_it_is(distil: Callable[..., in
     again = tmp_path / "second" / "tiny"
     assert distil(again, "--gate", "report") == 0  # its own cache: everything is computed anew
     assert (again / "onnx/model.onnx").read_bytes() == weights
+
+
+def test_a_base_that_changed_in_place_is_trained_anew(
+    distil: Callable[..., int], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    base, output = tmp_path / "base", tmp_path / "tiny"
+    shutil.copytree(tiny_checkpoint, base)
+    distil(output, "--base", str(base))  # whether it passes its gates does not matter here
+    (first,) = (tmp_path / "cache/runs").iterdir()
+    weights = load_file(base / "model.safetensors")
+    weights["bert.encoder.layer.0.output.dense.weight"] *= -1
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    distil(output, "--base", str(base))
+    (second,) = set((tmp_path / "cache/runs").iterdir()) - {first}
+    trained = [load_file(folder / "together/best/model.safetensors") for folder in (first, second)]
+    assert not torch.equal(trained[0]["classifier.weight"], trained[1]["classifier.weight"])
 
 
 def test_a_failed_gate_leaves_no_artifact(
@@ -119,9 +141,10 @@ def test_a_broken_corpus_names_file_and_line(
     corpus = write_corpus(tmp_path / "corpus")
     judgments = corpus / "qrels.dev.tsv"
     for file, old, new, named in (
-        (judgments, "q33\tp33", "q33\tnobody", "qrels.dev.tsv"),
+        (judgments, "q53\tp53", "q53\tnobody", "qrels.dev.tsv"),
         (corpus / "corpus.jsonl", '"id": "p2"', '"id": "p1"', "corpus.jsonl"),
         (corpus / "queries.jsonl", '"id": "q3"', '"id": "q4"', "queries.jsonl"),
+        (corpus / "corpus.jsonl", '"text": "', '"text": "", "was": "', "corpus.jsonl"),
     ):
         good = file.read_text(encoding="utf-8")
         file.write_text(good.replace(old, new, 1), encoding="utf-8")

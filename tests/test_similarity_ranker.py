@@ -1,12 +1,15 @@
 """The student that starts as its bi-encoder: what the gate, the positions and the head must do."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
-from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig
+from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig, late_interaction
+from training.student import term_weights
 
 QUERY, OTHER_QUERY = [2, 10, 11, 12, 3], [2, 20, 21, 3]
 PASSAGE = [30, 31, 32, 33, 34, 3]
@@ -31,33 +34,85 @@ def pair(query: list[int], passage: list[int], padding: int = 0) -> dict[str, to
     }
 
 
+def padded(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, (texts, longest)."""
+    longest = max(map(len, texts))
+    ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+    return ids, torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
+
+
+def states(ranker: SimilarityRanker, query: list[int], passage: list[int]) -> torch.Tensor:
+    """The last layer's states of a pair, (length, hidden size)."""
+    return ranker.encode(**pair(query, passage))[0]
+
+
 @torch.no_grad()
 def test_behind_a_closed_gate_the_query_is_encoded_as_the_bi_encoder_does() -> None:
     ranker = make_ranker()
     alone = BertModel(BertConfig(**ranker.config.to_dict()), add_pooling_layer=False).eval()
     alone.load_state_dict(ranker.bert.state_dict())
-    state = alone(input_ids=torch.tensor([QUERY])).last_hidden_state.mean(dim=1)
-    expected = torch.nn.functional.normalize(state, dim=1)
+    expected = alone(input_ids=torch.tensor([QUERY])).last_hidden_state[0]
     ranker.gate.fill_(-1e4)
-    torch.testing.assert_close(ranker.encode(**pair(QUERY, PASSAGE))[0], expected, atol=1e-5, rtol=1e-5)
+    # [CLS] itself sees both segments, so from the second layer on the others feel a little of the passage.
+    found = states(ranker, QUERY, PASSAGE)[: len(QUERY)]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     ranker.gate.fill_(0.0)
-    assert (ranker.encode(**pair(QUERY, PASSAGE))[0] - expected).abs().max() > 0.01
+    assert (states(ranker, QUERY, PASSAGE)[: len(QUERY)] - expected).abs().max() > 0.01
 
 
 @torch.no_grad()
 def test_a_passage_does_not_feel_the_length_of_its_query() -> None:
     ranker = make_ranker(layers=1)  # in one layer, [CLS] has not yet seen the query
     ranker.gate.fill_(-1e4)
-    first, second = (ranker.encode(**pair(query, PASSAGE))[1] for query in (QUERY, OTHER_QUERY))
+    first, second = (states(ranker, query, PASSAGE)[len(query) :] for query in (QUERY, OTHER_QUERY))
     torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-6)
 
 
 @torch.no_grad()
-def test_the_untrained_logit_is_twenty_cosines() -> None:
+def test_the_untrained_logit_is_eight_cosines_and_sixteen_late_interactions() -> None:
     ranker = make_ranker()
-    query, passage, _ = ranker.encode(**pair(QUERY, PASSAGE))
-    expected = 20 * torch.nn.functional.cosine_similarity(query, passage)
-    torch.testing.assert_close(ranker(**pair(QUERY, PASSAGE)).logits[:, 0], expected, atol=1e-5, rtol=1e-5)
+    ranker.term_weight.copy_(torch.arange(50) / 10)
+    state = torch.nn.functional.normalize(states(ranker, QUERY, PASSAGE), dim=1)
+    query, passage = state[: len(QUERY)], state[len(QUERY) :]
+    raw = states(ranker, QUERY, PASSAGE)
+    cosine = torch.nn.functional.cosine_similarity(raw[: len(QUERY)].mean(dim=0), raw[len(QUERY) :].mean(dim=0), dim=0)
+    weight = torch.tensor(QUERY) / 10
+    best = torch.stack([max(token @ other for other in passage) for token in query])
+    late = (weight * best).sum() / weight.sum()
+    expected = 8 * cosine + 16 * late
+    torch.testing.assert_close(ranker(**pair(QUERY, PASSAGE)).logits[0, 0], expected, atol=1e-4, rtol=1e-5)
+
+
+def test_late_interaction_takes_each_terms_best_match_by_its_weight() -> None:
+    query = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+    passage = torch.tensor([[3.0, 0.0], [0.6, 0.8]])
+    weight = torch.tensor([1.0, 3.0])
+    cosines = torch.nn.functional.normalize(query, dim=1) @ torch.nn.functional.normalize(passage, dim=1).T
+    both, first = (late_interaction(cosines, weight, torch.tensor(mask)) for mask in ([1.0, 1.0], [1.0, 0.0]))
+    assert both.item() == pytest.approx((1 * 1.0 + 3 * 0.8) / 4)
+    assert first.item() == pytest.approx((1 * 1.0 + 3 * 0.0) / 4)
+
+
+def test_a_term_weighs_its_inverse_document_frequency_and_a_special_token_nothing(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(tmp_path)
+    weights = term_weights(tokenizer, ["river river bread", "river water", "river"], len(tokenizer))
+    river, bread, unseen = tokenizer.convert_tokens_to_ids(["river", "bread", "solar"])
+    assert weights[river].item() == pytest.approx(math.log(1 + 0.5 / 3.5))
+    assert weights[bread].item() == pytest.approx(math.log(1 + 2.5 / 1.5))
+    assert weights[unseen].item() == pytest.approx(math.log(1 + 3.5 / 0.5))
+    assert weights[tokenizer.all_special_ids].abs().max() == 0
+
+
+@torch.no_grad()
+def test_texts_read_apart_give_the_logits_of_pairs_that_do_not_see_each_other() -> None:
+    ranker = make_ranker(layers=0)  # without a layer nothing can leak, not even through [CLS]
+    ranker.term_weight.uniform_(0, 5)
+    passages = [PASSAGE, [40, 41, 3], [10, 11, 3]]
+    expected = torch.stack([torch.stack([ranker(**pair(q, p)).logits[0, 0] for p in passages])
+                            for q in (QUERY, OTHER_QUERY)])  # fmt: skip
+    sides = [padded([QUERY, OTHER_QUERY]), padded([[2, *passage] for passage in passages])]
+    found = ranker.score_apart(*(part for side in sides for part in side))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -74,6 +129,8 @@ def test_a_saved_ranker_comes_back_with_its_gates(tmp_path: Path) -> None:
     ranker = make_ranker()
     ranker.gate.uniform_(-3, 3)
     ranker.dimension_weight.uniform_(10, 30)
+    ranker.term_weight.uniform_(0, 9)
+    ranker.late_scale.fill_(7.0)
     ranker.save_pretrained(tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(**pair(QUERY, PASSAGE)).logits, ranker(**pair(QUERY, PASSAGE)).logits)

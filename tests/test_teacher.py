@@ -9,12 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import WORDS, make_tokenizer
+from conftest import WORDS
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.models import Pooling, Transformer
-from transformers import BertConfig, BertModel
 
 from training import teacher as teacher_module
 from training.backbone import builtin_backbone, checked_backbone, resolve_model
@@ -38,19 +36,6 @@ def data() -> RankingData:
 @pytest.fixture(scope="module")
 def pairs(data: RankingData) -> list[tuple[str, str]]:
     return [(query, passage) for passage in data.passages for query in data.queries]
-
-
-@pytest.fixture(scope="module")
-def bi_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plain, folder = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("bi_encoder")
-    tokenizer = make_tokenizer(plain)
-    torch.manual_seed(1)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.4, **size)
-    BertModel(config).save_pretrained(plain)
-    tokenizer.save_pretrained(plain)
-    SentenceTransformer(modules=[Transformer(str(plain)), Pooling(32)]).save_pretrained(str(folder))
-    return folder
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,28 @@ from scipy.stats import kendalltau
 
 from training.data import RankingData
 from training.examples import Example, as_dataset
+from training.losses import DistillationLoss, NeighbourhoodLoss
+from training.neighbours import neighbourhood_dataset
 from training.student import build_student
-from training.train import last_complete_checkpoint, load_student, score_candidates, train
+from training.train import (
+    TrainingResult,
+    joined,
+    last_complete_checkpoint,
+    load_student,
+    score_candidates,
+    train,
+)
 
 QUERIES = ["python list", "river water", "solar panel", "violin garden", "copper market", "socket server",
            "window bridge", "coffee bread"]  # fmt: skip
 PASSAGES = ["mountain", "falcon winter", "sort file", "thread lock queue", "json date", "letter paper"]
 SETTINGS: dict[str, Any] = {
     "learning_rate": 2e-3,
-    "queries_per_step": 8,
+    "rows_per_step": 8,
     "evaluations": 4,
     "patience": 9,
     "max_length": 32,
-    "kl_weight": 1.0,
-    "regression_weight": 0.5,
-    "gold_weight": 0.0,
-    "temperature": 1.0,
+    "loss": partial(DistillationLoss, kl_weight=1.0, regression_weight=0.5, gold_weight=0.0, temperature=1.0),
 }
 
 
@@ -76,6 +83,36 @@ def test_the_student_recovers_a_planted_order_and_a_shuffled_teacher_does_not_le
     teacher = planted(0)
     assert agreement(run(tiny_checkpoint, tmp_path / "true", teacher), teacher) > 0.8
     assert agreement(run(tiny_checkpoint, tmp_path / "shuffled", planted(7)), teacher) < 0.4
+
+
+def test_neighbourhoods_teach_which_passage_answers_and_shuffled_ones_do_not(bi_encoder: Path, tmp_path: Path) -> None:
+    passages = {f"p{i}": text for i, text in enumerate(PASSAGES)}
+    queries = {f"q{i}": text for i, text in enumerate(QUERIES[: len(PASSAGES)])}
+
+    def learned(answers: list[int], folder: Path) -> float:
+        """Share of queries whose planted answer, the passage of their own number, comes first after training."""
+        judgments = {f"q{i}": {f"p{answer}": 1} for i, answer in enumerate(answers)}
+        data = RankingData("planted", queries, passages, judgments, {}, {"train": [], "dev": [], "test": []}, "")
+        group = [(f"q{i}", f"p{answer}") for i, answer in enumerate(answers)]
+        build_student(str(bi_encoder), folder / "start")
+        settings = SETTINGS | {"rows_per_step": 1, "loss": NeighbourhoodLoss}
+        lists = {query: list(passages) for query in queries}
+        rows = neighbourhood_dataset(data, [group] * 60)
+        result = train(folder / "start", rows, data, lists, folder / "run", **settings)
+        found = score_candidates(load_student(result.checkpoint, 32), data, lists)
+        return float(np.mean([int(row.argmax()) == i for i, row in enumerate(found.values())]))
+
+    own = list(range(len(PASSAGES)))
+    assert learned(own, tmp_path / "own") == 1.0
+    assert learned([*own[1:], own[0]], tmp_path / "others") == 0.0
+
+
+def test_two_stages_are_reported_as_one() -> None:
+    first = TrainingResult(Path("a"), [(5, 2.0), (10, 1.5)], [(0, 0.2), (10, 0.3)])
+    second = TrainingResult(Path("b"), [(4, 1.2)], [(0, 0.3), (4, 0.35)])
+    assert joined(first, second) == TrainingResult(
+        Path("b"), [(5, 2.0), (10, 1.5), (14, 1.2)], [(0, 0.2), (10, 0.3), (14, 0.35)]
+    )
 
 
 def test_the_best_checkpoint_is_kept_and_a_rerun_returns_it(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 CONNECT_SECONDS = 3
 # The grammar of hub ids: `name` or `owner/name`; everything else can only have been meant as a path.
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+# What decides a model's output; model cards and other backends' weights do not.
+FINGERPRINTED = {".json", ".txt", ".model", ".safetensors", ".bin"}
 # Formats that no stage here reads; without them a hub folder is a third of its size.
 UNUSED_FILES = [
     "*.h5",
@@ -77,6 +79,17 @@ def resolve_model(name_or_path: str) -> Path:
             f"model folder {name_or_path!r} does not exist: pass an existing folder, a hub id or `{BUILTIN}`"
         )
     return _download(name_or_path)
+
+
+def model_fingerprint(folder: Path) -> str:
+    """sha256, as hex, of a model folder's weights, configuration and tokenizer; nothing is loaded."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.is_file() and file.suffix in FINGERPRINTED and not name.startswith((".", "onnx/", "openvino/")):
+            with file.open("rb") as opened:
+                digest.update(name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _download(hub_id: str) -> Path:

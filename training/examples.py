@@ -32,16 +32,18 @@ def choose_candidates(
     """(query id, K = `size` passage ids) for each query: one relevant passage, then negatives.
 
     Hard negatives are drawn from equal parts of the first stage's ranking, so that its whole range is seen and not only
-    its top (stratified sampling; arXiv 2604.04734); `random_share` of the negatives comes from any training passage.
-    Only passages that are relevant to a training query serve: held-out packages stay unseen. A query that no training
-    passage answers is left out.
+    its top (stratified sampling; arXiv 2604.04734); `random_share` of the negatives comes from any other passage.
+    Passages that are relevant to a query of another split stay unseen: in `pydocs`, the held-out packages. The queries
+    come in random order, because neighbours in the data are often alike; one without a relevant passage is left out.
     """
     generator = np.random.default_rng(seed)
-    known = {query_id: relevant_passages(data, query_id) for query_id in query_ids}
-    pool = list(dict.fromkeys(passage for passages in known.values() for passage in passages))
+    held = {passage for split, ids in data.splits.items() if split != "train" for query_id in ids
+            for passage in relevant_passages(data, query_id)}  # fmt: skip
+    pool = [passage for passage in data.passages if passage not in held]
     allowed = set(pool)
     chosen = []
-    for query_id, relevant in known.items():
+    for query_id in generator.permutation(np.array(query_ids, dtype=object)):
+        relevant = relevant_passages(data, query_id)
         if not relevant:
             continue
         positive = relevant[int(generator.integers(len(relevant)))]

@@ -107,3 +107,35 @@ class DistillationLoss(nn.Module):
         back = torch.empty(len(pairs), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(pairs))
         return torch.cat(outputs)[back.to(outputs[0].device)]
+
+
+class NeighbourhoodLoss(nn.Module):
+    """What the trainer calls with the rows of `neighbours.neighbourhood_dataset`; the model is a `SimilarityRanker`.
+
+    Each row is scored whole, queries and passages read apart, and every query has its cross entropy to the judgments.
+    """
+
+    def __init__(self, model: CrossEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, inputs: list[Any], labels: list[Tensor], prompt: str | None = None, task: str | None = None
+    ) -> Tensor:
+        """A scalar, the mean over rows; the trainer passes `prompt` and `task` to every loss."""
+        rows = [
+            gold_cross_entropy(self.logits(queries, passages).float(), grades.to(self.model.device))
+            for queries, passages, grades in zip(*inputs, labels, strict=True)
+        ]
+        return torch.stack(rows).mean()
+
+    def logits(self, queries: list[str], passages: list[str]) -> Tensor:
+        """Logits of all pairs, (queries, passages)."""
+        tokens = [
+            self.model.tokenizer(
+                texts, padding=True, truncation=True, max_length=self.model.max_length, return_tensors="pt"
+            ).to(self.model.device)
+            for texts in (queries, passages)
+        ]
+        ranker: Any = self.model[0].model
+        return ranker.score_apart(*(side[name] for side in tokens for name in ("input_ids", "attention_mask")))

@@ -13,6 +13,7 @@ from training.examples import Example, as_dataset, choose_candidates
 from training.first_stage import bm25_candidates
 from training.lexical import lexical_examples
 from training.metrics import run_from_scores
+from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
 from training.projection import project_backbone
 from training.student import build_student
 from training.teacher import score_pairs
@@ -120,18 +121,33 @@ def make_start(base: str, tier: Tier, examples: Examples, destination: Path, see
     From the built-in backbone nano is a projection; every other student keeps the width of its base.
     """
     if base == BUILTIN and tier.projected:
-        texts = examples.texts[:PROJECTION_TEXTS]
+        projected = destination.with_name("projected")
         shares = project_backbone(
             builtin_backbone(),
-            destination,
-            texts,
+            projected,
+            examples.texts[:PROJECTION_TEXTS],
             width=tier.width,
             layers=tuple(range(tier.layers)),
             seed=seed,
         )
+        build_student(str(projected), destination, texts=examples.texts, similar=True, seed=seed)
         explained = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         return f"{tier.layers} layers of width {tier.width} projected from {base} in closed form (R2: {explained})"
-    return build_student(base, destination, seed=seed)
+    return build_student(base, destination, texts=examples.texts, seed=seed)
+
+
+def make_neighbourhoods(data: RankingData, *, queries: int, size: int, seed: int) -> Dataset:
+    """Groups of `size` train queries that compete for each other's passages, about `queries` queries in all.
+
+    A data set with fewer queries than that, or than one group needs, gives what it has; it may be none.
+    """
+    if queries == 0:
+        return neighbourhood_dataset(data, [])
+    seeds = seeds_in_order(data, seed)
+    # Twice as many as are needed: a seed that another's neighbourhood has used up can't come first.
+    firsts = seeds[: 2 * -(-queries // size)]
+    groups = choose_neighbourhoods(data, seeds, first_stage(data, firsts, NEIGHBOURS), size=size, queries=queries)
+    return neighbourhood_dataset(data, groups)
 
 
 def teacher_run(held: Held, teacher: str, cache: Path, teacher_length: int) -> dict[str, dict[str, float]]:

@@ -9,10 +9,12 @@ cross-encoder, with three additions.
    [CLS] stays visible to both: without a [CLS] to rest on, a passage's states are far from those it had alone
    (correlation with the bi-encoder's scores within a query's candidates 0.79, with it 0.91).
 2. Positions of the passage count from its own start, as they did when the bi-encoder read it alone.
-3. The logit is the scaled cosine of the two segments' means, each dimension with a learned weight that starts at 1,
-   plus a linear reading of [CLS] that starts at 0.
+3. The logit is a sum of three readings of the last layer: the scaled cosine of the two segments' means, each dimension
+   with a learned weight; late interaction, that is for each token of the query its best cosine with a token of the
+   passage (MaxSim; Khattab and Zaharia, ColBERT, SIGIR 2020), averaged with a learned weight per word of the vocabulary
+   that starts at the word's inverse document frequency; and a linear reading of [CLS] that starts at 0.
 
-The means need every token of the last layer, so its work at [CLS] alone would not do.
+The readings need every token of the last layer, so its work at [CLS] alone would not do.
 """
 
 import torch
@@ -22,7 +24,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertCon
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 CLOSED = -4.0  # attention logit: exp(-4) is a fiftieth, near enough to alone, and still has a gradient
-COSINE_SCALE = 20.0  # cosine to logit, as the teacher's
+# Cosine to logit. Late interaction orders better than the means, and a softmax over the sum is about as sure as right.
+COSINE_SCALE, LATE_SCALE = 8.0, 16.0
+NO_MATCH = -1.0  # the lowest cosine: what a token finds in an empty passage
 
 
 class SimilarityRankerConfig(BertConfig):
@@ -42,6 +46,8 @@ class SimilarityRanker(BertPreTrainedModel):
         self.bert = BertModel(config, add_pooling_layer=False)
         self.gate = nn.Parameter(torch.full((config.num_hidden_layers, config.num_attention_heads), CLOSED))
         self.dimension_weight = nn.Parameter(torch.full((config.hidden_size,), COSINE_SCALE))
+        self.late_scale = nn.Parameter(torch.tensor([LATE_SCALE]))
+        self.term_weight = nn.Parameter(torch.ones(config.vocab_size))
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
         nn.init.zeros_(self.classifier.weight)
@@ -54,33 +60,65 @@ class SimilarityRanker(BertPreTrainedModel):
         **_: object,
     ) -> SequenceClassifierOutput:
         """Ids, mask and types are int64 (batch, length); the logits float32 (batch, 1)."""
-        query, passage, first = self.encode(input_ids, attention_mask, token_type_ids)
-        similarity = (query * passage * self.dimension_weight).sum(dim=1, keepdim=True)
-        return SequenceClassifierOutput(logits=similarity + self.classifier(first))
-
-    def encode(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Means of query and passage, of norm 1, and the state of [CLS]; each (batch, hidden size)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         real = mask.to(self.dimension_weight.dtype)
-        passage = types.to(self.dimension_weight.dtype) * real
-        query = real - passage
-        start = query.sum(dim=1, keepdim=True).long()
+        passage = types.to(real.dtype) * real
+        state = self.encode(input_ids, mask, types)
+        query, direction = real - passage, normalize(state, dim=2)
+        # Not a product with a vector: a quantizer would round it.
+        cosine = (mean(state, query) * mean(state, passage) * self.dimension_weight).sum(dim=1)
+        late = late_interaction(direction @ direction.transpose(1, 2), self.weights(input_ids) * query, passage)
+        logit = cosine + self.late_scale * late
+        return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
+
+    def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
+        """Logits (queries, passages) of all pairs, each text read by itself: a bi-encoder with this ranker's weights.
+
+        It is what `forward` computes behind closed gates, without the reading of [CLS]. Ids and masks are int64
+        (queries, n) and (passages, m), each text with its own [CLS] and [SEP].
+        """
+        query_state = self.encode(query_ids, query_mask, torch.zeros_like(query_ids))
+        passage_state = self.encode(passage_ids, passage_mask, torch.zeros_like(passage_ids))
+        query, passage = (mask.to(query_state.dtype) for mask in (query_mask, passage_mask))
+        passage = passage * (torch.arange(passage.shape[1], device=passage.device) > 0)  # a pair has one [CLS]
+        cosine = (mean(query_state, query) * self.dimension_weight) @ mean(passage_state, passage).T
+        cosines = torch.einsum("qnh,pmh->qpnm", normalize(query_state, dim=2), normalize(passage_state, dim=2))
+        late = late_interaction(cosines, (self.weights(query_ids) * query)[:, None], passage)
+        return cosine + self.late_scale * late
+
+    def weights(self, ids: Tensor) -> Tensor:
+        """How much each token counts in late interaction; ids (..., n) to (..., n)."""
+        return self.term_weight[ids].relu()
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Last states (batch, length, hidden size) of one or two segments; ids, mask and types (batch, length)."""
+        real = attention_mask.to(self.dimension_weight.dtype)
+        start = (real * (token_type_ids == 0)).sum(dim=1, keepdim=True).long()
         position = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         # A passage alone would begin behind its own [CLS].
-        position = torch.where(types == 1, (position - start + 1).clamp(min=1), position)
-        state = self.bert.embeddings(input_ids=input_ids, token_type_ids=torch.zeros_like(types), position_ids=position)
+        position = torch.where(token_type_ids == 1, (position - start + 1).clamp(min=1), position)
+        state = self.bert.embeddings(
+            input_ids=input_ids, token_type_ids=torch.zeros_like(token_type_ids), position_ids=position
+        )
         padding = (1.0 - real)[:, None, None, :] * torch.finfo(real.dtype).min
-        apart = types[:, :, None] != types[:, None, :]
+        apart = token_type_ids[:, :, None] != token_type_ids[:, None, :]
         across = (apart & (position[:, None, :] != 0)).to(real.dtype)[:, None]
         for gate, layer in zip(self.gate, self.bert.encoder.layer, strict=True):
             state = layer(state, attention_mask=padding + across * gate[None, :, None, None])[0]
-        return _mean(state, query), _mean(state, passage), state[:, 0]
+        return state
 
 
-def _mean(state: Tensor, weight: Tensor) -> Tensor:
+def late_interaction(cosines: Tensor, weight: Tensor, present: Tensor) -> Tensor:
+    """The weighted mean over a query's tokens of the best cosine with a token of the passage; leading axes broadcast.
+
+    Args: cosines (..., n, m); weight of the n tokens (..., n); present (..., m), 0 where the passage has no token.
+    """
+    best = cosines.masked_fill(present[..., None, :] == 0, NO_MATCH).amax(dim=-1)
+    return (best * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1e-6)
+
+
+def mean(state: Tensor, weight: Tensor) -> Tensor:
     """Mean over the weighted tokens, of norm 1: (batch, length, h) and (batch, length) -> (batch, h)."""
     total = (state * weight[..., None]).sum(dim=1)
     return normalize(total / weight.sum(dim=1, keepdim=True).clamp(min=1.0), dim=1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,7 +30,15 @@ from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
 
 
-def build_student(base: str, destination: Path, *, layers: Sequence[int] | None = None, seed: int = 0) -> str:
+def build_student(
+    base: str,
+    destination: Path,
+    *,
+    texts: Sequence[str] = (),
+    similar: bool | None = None,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+) -> str:
     """Write the untrained student's folder and say in a sentence how it starts.
 
     A mean-pooled BERT bi-encoder (the built-in backbone is one) becomes a `SimilarityRanker` with its layers or the
@@ -37,6 +46,9 @@ def build_student(base: str, destination: Path, *, layers: Sequence[int] | None 
 
     Args:
         base: "builtin", a folder, or a hub id.
+        texts: passages of the domain, whose words' inverse document frequencies a `SimilarityRanker` starts with;
+            without them all words weigh the same.
+        similar: whether a BERT becomes a `SimilarityRanker`; by default where it has a bi-encoder's modules.json.
         layers: which of the base's layers to keep, counted from 0; all by default.
     Raises: InputError when the base can't be loaded, or a chosen layer is not there.
     """
@@ -47,8 +59,9 @@ def build_student(base: str, destination: Path, *, layers: Sequence[int] | None 
         tokenizer = AutoTokenizer.from_pretrained(folder)
         for name, value in NO_DROPOUT.items():
             setattr(config, name, value)
-        similar = config.model_type == "bert" and (folder / "modules.json").is_file()
-        model = _similar(folder, config) if similar else _plain(folder, config)
+        if similar is None:
+            similar = config.model_type == "bert" and (folder / "modules.json").is_file()
+        model = _similar(folder, config, tokenizer, texts) if similar else _plain(folder, config)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"base {base!r} can't be loaded as a one-logit encoder: {error}") from None
     if layers is not None:
@@ -63,11 +76,33 @@ def _plain(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
     return AutoModelForSequenceClassification.from_pretrained(folder, config=config)
 
 
-def _similar(folder: Path, config: PretrainedConfig) -> SimilarityRanker:
+def _similar(
+    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> SimilarityRanker:
     model = SimilarityRanker(SimilarityRankerConfig(**{**config.to_dict(), "model_type": "similarity_ranker"}))
     encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False)
     model.bert.load_state_dict(encoder.state_dict())
+    with torch.no_grad():
+        model.term_weight.copy_(term_weights(tokenizer, texts, model.config.vocab_size))
     return model
+
+
+def term_weights(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], size: int) -> Tensor:
+    """BM25's inverse document frequency of each token id in `texts`, float32 (size,); 0 for special tokens.
+
+    ln(1 + (N - n + 0.5) / (n + 0.5)) where n of N texts have the token (Robertson and Zaragoza, 2009).
+    """
+    counts = torch.zeros(size)
+    for text in texts:
+        counts[list(set(tokenizer(text, truncation=True)["input_ids"]))] += 1
+    weights = torch.log1p((len(texts) - counts + 0.5) / (counts + 0.5))
+    weights[tokenizer.all_special_ids] = 0.0
+    return weights
+
+
+def reads_apart(checkpoint: Path) -> bool:
+    """Whether a student's folder holds a `SimilarityRanker`, which can read query and passage by themselves too."""
+    return AutoConfig.from_pretrained(checkpoint).model_type == SimilarityRankerConfig.model_type
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, destination: Path) -> None:

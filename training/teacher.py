@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from tqdm import tqdm
 
-from training.backbone import BUILTIN, resolve_model
+from training.backbone import BUILTIN, model_fingerprint, resolve_model
 from training.data import InputError, RankingData
 from training.row_cache import Compute, RowError, cached_rows, text_key
 from training.score_file import SCORE_SUFFIXES, scores_of_pairs
@@ -28,8 +28,6 @@ SHARD_TEXTS = 1024
 CALL_TEXTS = 128
 BATCH = 16  # large batches gain nothing on a CPU and pad more
 FORMAT = 1  # part of every fingerprint: raise it when the meaning of a cached row changes
-# What decides a model's output; model cards and other backends' weights do not.
-FINGERPRINTED = {".json", ".txt", ".model", ".safetensors", ".bin"}
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 Kind = Literal["cross-encoder", "bi-encoder", "scores"]
@@ -60,13 +58,8 @@ def open_teacher(teacher: str, max_length: int = MAX_LENGTH) -> Teacher:
         raise InputError(f"a teacher's max_length is {max_length} tokens, expected at least 4")
     folder = resolve_model(teacher)
     kind = _model_kind(folder)
-    digest = hashlib.sha256(json.dumps([FORMAT, kind, max_length]).encode())
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if file.is_file() and file.suffix in FINGERPRINTED and not name.startswith((".", "onnx/", "openvino/")):
-            with file.open("rb") as opened:
-                digest.update(name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
-    return Teacher(kind, folder, digest.hexdigest())
+    settings = json.dumps([FORMAT, kind, max_length, model_fingerprint(folder)])
+    return Teacher(kind, folder, hashlib.sha256(settings.encode()).hexdigest())
 
 
 def score_pairs(

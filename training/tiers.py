@@ -12,6 +12,7 @@ class Tier:
     width: int
     max_length: int
     train_length: int
+    apart_queries: int  # trained first in neighbourhoods, with query and passage read apart
     train_queries: int
     warm_up_queries: int
     learning_rate: float
@@ -20,6 +21,6 @@ class Tier:
 
 
 TIERS = {
-    "nano": Tier("google/bert_uncased_L-2_H-128_A-2", 2, 128, 96, 72, 4000, 4000, 5e-4, 5.0, True),
-    "small": Tier("microsoft/MiniLM-L12-H384-uncased", 6, 384, 96, 80, 2000, 0, 5e-5, 35.0, False),
+    "nano": Tier("google/bert_uncased_L-2_H-128_A-2", 2, 128, 128, 128, 0, 4000, 4000, 5e-4, 5.0, True),
+    "small": Tier("microsoft/MiniLM-L12-H384-uncased", 6, 384, 128, 128, 3200, 400, 0, 2e-5, 35.0, False),
 }

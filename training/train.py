@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,18 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, PreTrainedModel
 
 from training.data import RankingData
-from training.losses import DistillationLoss
 from training.metrics import evaluate, mean, run_from_scores
 from training.student import save_checkpoint
 
 MEASURE = "MRR@10"
-# A SimilarityRanker's gates and dimension weights are of size 4 and 20: at the rate of ordinary weights, which are of
-# size 0.05, they would stand still.
-SCALARS = r"\.(gate|dimension_weight)$"
+# A SimilarityRanker's gates and weights of dimensions and terms are of size 4 to 20: at the rate of ordinary weights,
+# which are of size 0.05, they would stand still.
+SCALARS = r"\.(gate|dimension_weight|term_weight|late_scale)$"
 SCALAR_RATE = 1e-2
 DONE = "training.json"
 
@@ -39,6 +39,18 @@ class TrainingResult:
     checkpoint: Path
     loss: list[tuple[int, float]]
     dev_quality: list[tuple[int, float]]
+
+
+def joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
+    """Two stages as one: the second's checkpoint, and its points behind the first's, whose end was its start."""
+    last = max(step for step, _ in first.loss)
+
+    def behind(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        return [(step + last, value) for step, value in points if step]
+
+    return TrainingResult(
+        second.checkpoint, first.loss + behind(second.loss), first.dev_quality + behind(second.dev_quality)
+    )
 
 
 def in_order(dataset: Dataset, **settings: Any) -> DefaultBatchSampler:
@@ -92,17 +104,14 @@ def train(
     dev_candidates: Mapping[str, Sequence[str]],
     output: Path,
     *,
+    loss: Callable[[CrossEncoder], nn.Module],
     learning_rate: float,
-    queries_per_step: int,
+    rows_per_step: int,
     evaluations: int,
     patience: int,
     max_length: int,
     warmup_ratio: float = 0.06,
     seed: int = 0,
-    kl_weight: float,
-    regression_weight: float,
-    gold_weight: float,
-    temperature: float,
 ) -> TrainingResult:
     """Train a student once over `examples`, in their order, and keep the checkpoint that is best on dev.
 
@@ -111,16 +120,17 @@ def train(
 
     Args:
         student: checkpoint folder to start from; also judged, so the result is never worse on dev than its start.
-        examples: the columns query, passages, label of `examples.as_dataset`.
+        examples: what `loss` takes: `examples.as_dataset` for a `losses.DistillationLoss`,
+            `neighbours.neighbourhood_dataset` for a `losses.NeighbourhoodLoss`.
         dev_candidates: dev query id -> passage ids to rerank.
+        loss: makes the loss for a model; `rows_per_step` rows of `examples` are one optimizer step.
         evaluations: how often dev is measured, in equal steps; `patience` of them without progress end the run.
-        kl_weight, regression_weight, gold_weight, temperature: see `losses.mixed_loss`.
     """
     best, record = output / "best", output / DONE
     if record.is_file():
         kept = json.loads(record.read_text(encoding="utf-8"))
         return TrainingResult(best, _points(kept["loss"]), _points(kept["dev_quality"]))
-    steps = max(1, len(examples) // queries_per_step)
+    steps = max(1, len(examples) // rows_per_step)
     interval = max(1, steps // evaluations)
     model = load_student(student, max_length)
     on_gpu = torch.cuda.is_available()
@@ -129,7 +139,7 @@ def train(
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(output),
         max_steps=steps,
-        per_device_train_batch_size=queries_per_step,
+        per_device_train_batch_size=rows_per_step,
         learning_rate=learning_rate,
         learning_rate_mapping=rates,
         warmup_ratio=warmup_ratio,
@@ -154,13 +164,7 @@ def train(
         model=model,
         args=arguments,
         train_dataset=examples,
-        loss=DistillationLoss(
-            model,
-            kl_weight=kl_weight,
-            regression_weight=regression_weight,
-            gold_weight=gold_weight,
-            temperature=temperature,
-        ),
+        loss=loss(model),
         evaluator=DevMeasure(dev, dev_candidates),
         callbacks=[EarlyStoppingCallback(patience)],
     )

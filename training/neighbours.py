@@ -1,0 +1,66 @@
+"""Neighbourhoods: queries whose passages answer much the same words, each passage a hard negative of all other queries.
+
+Reading a pair costs a pass of the model, so a list of eight candidates costs eight. Where query and passage can be read
+apart, 32 queries and their 32 passages cost 64 short passes and give 1,024 scores. In-batch negatives are easy when the
+batch is drawn at random; here the first stage picks it, so that its members compete (in the spirit of Karpukhin et al.,
+EMNLP 2020, and Hofstätter et al., SIGIR 2021, who make batches of topics).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from datasets import Dataset
+
+from training.data import RankingData, relevant_passages
+
+NEIGHBOURS = 100  # candidates of the first query among which the others' passages are looked for
+
+
+def choose_neighbourhoods(
+    data: RankingData, seeds: Sequence[str], candidates: Mapping[str, Sequence[str]], *, size: int, queries: int
+) -> list[list[tuple[str, str]]]:
+    """Groups of `size` (query id, relevant passage id), until `queries` are used up; no query comes twice.
+
+    A group is a seed query with one relevant passage, then the queries that the seed's candidates are relevant to, best
+    first; too small a group is filled up with queries from the end of `seeds`. One that stays too small is dropped.
+
+    Args:
+        seeds: train query ids, in the order in which they become first of a group.
+        candidates: what the first stage finds for the seeds that may come first; a seed without an entry only fills up.
+    """
+    first_relevant = {query: found[0] for query in seeds if (found := relevant_passages(data, query))}
+    asked_by: dict[str, str] = {}
+    for query, passage in first_relevant.items():
+        asked_by.setdefault(passage, query)
+    free = {query: passage for query, passage in first_relevant.items() if asked_by[passage] == query}
+    groups: list[list[tuple[str, str]]] = []
+    for seed in seeds:
+        if seed not in free or seed not in candidates or len(groups) * size >= queries:
+            continue
+        near = [asked_by[passage] for passage in candidates[seed] if passage in asked_by and asked_by[passage] in free]
+        members = list(dict.fromkeys([seed, *near]))[:size]
+        if len(members) < size:
+            taken = set(members)
+            # From the end, so that those which can come first are used up last.
+            members += [query for query in reversed(free) if query not in taken][: size - len(members)]
+        if len(members) == size:
+            groups.append([(query, free.pop(query)) for query in members])
+    return groups
+
+
+def neighbourhood_dataset(data: RankingData, groups: Sequence[Sequence[tuple[str, str]]]) -> Dataset:
+    """The trainer's columns, a group a row: queries, passages, label; a label is the grades (queries, passages)."""
+    rows = []
+    for group in groups:
+        passages = [passage for _, passage in group]
+        grades = [[float(max(0, data.judgments[query].get(passage, 0))) for passage in passages] for query, _ in group]
+        rows.append((
+            [data.queries[query] for query, _ in group], [data.passages[passage] for passage in passages], grades
+        ))  # fmt: skip
+    names = ("queries", "passages", "label")
+    return Dataset.from_dict({name: [row[column] for row in rows] for column, name in enumerate(names)})
+
+
+def seeds_in_order(data: RankingData, seed: int) -> list[str]:
+    """The train queries in random order."""
+    return list(np.random.default_rng(seed).permutation(np.array(data.splits["train"], dtype=object)))
