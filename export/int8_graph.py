@@ -1,4 +1,4 @@
-"""Surgery on an fp32 ONNX graph: find linear layers, observe their inputs, smooth, store as int8."""
+"""Surgery on an fp32 ONNX graph: find linear layers, observe and treat their inputs, store them as int8."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -134,30 +134,54 @@ def quantize_embeddings(model: onnx.ModelProto) -> None:
         store_int8(model, name, rows)
 
 
-def smooth(model: onnx.ModelProto, factors: dict[str, np.ndarray]) -> None:
-    """Divides activations by a factor per channel and multiplies the weights' rows by it: the same result.
+def multiply_activation(model: onnx.ModelProto, source: str, multiplier: np.ndarray) -> None:
+    """Lets the linear layers that read an activation read it times `multiplier`, float32 (inputs,); one Mul for all.
 
-    One Mul node per activation, shared by all linear layers that read it (SmoothQuant: Xiao et al. 2023; the
-    division can't move into the LayerNorm of a post-norm encoder, whose output the residual needs as it is).
+    The weights must make up for it, as in SmoothQuant (Xiao et al. 2023). The factor can't move into the LayerNorm of
+    a post-norm encoder, whose output the residual needs as it is.
+    """
+    readers = {linear.node for linear in find_linears(model) if linear.source == source}
+    nodes = [node for node in model.graph.node if node.name in readers]
+    constant, treated = f"{source}_multiplier", f"{source}_treated"
+    model.graph.initializer.append(numpy_helper.from_array(multiplier, constant))
+    mul = helper.make_node("Mul", [source, constant], [treated], f"{source}_treat")
+    model.graph.node.insert(list(model.graph.node).index(nodes[0]), mul)
+    for node in nodes:
+        node.input[0] = treated
+
+
+def add_fp32_channels(model: onnx.ModelProto, linear: Linear, channels: np.ndarray, weight: np.ndarray) -> None:
+    """Adds the product of some channels of a layer's activation to its output: Gather, MatMul, Add.
 
     Args:
-        factors: activation name -> float32 (inputs,).
+        linear: as it was found, before its activation was multiplied and its MatMul replaced.
+        channels: int64 (n,); one Gather for all layers that read the activation.
+        weight: their rows of the fp32 matrix (n, outputs), stored as fp16.
     """
-    for linear in find_linears(model):
-        if linear.source not in factors:
-            continue
-        factor = factors[linear.source]
-        divided = f"{linear.source}_smoothed"
-        weight = initializers(model)[linear.weight]
-        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * factor[:, None], weight.name))
-        nodes = list(model.graph.node)
-        node = next(node for node in nodes if node.name == linear.node)
-        if not any(divided in other.output for other in nodes):
-            constant = f"{linear.source}_smoothing"
-            model.graph.initializer.append(numpy_helper.from_array((1 / factor).astype(np.float32), constant))
-            mul = helper.make_node("Mul", [linear.source, constant], [divided], f"{linear.node}_smooth")
-            model.graph.node.insert(nodes.index(node), mul)
-        node.input[0] = divided
+    picked, name = f"{linear.source}_channels", f"{linear.weight}_channels"
+    nodes = list(model.graph.node)
+    if not any(picked in node.output for node in nodes):
+        indices = f"{picked}_indices"
+        model.graph.initializer.append(numpy_helper.from_array(channels, indices))
+        gather = helper.make_node("Gather", [linear.source, indices], [picked], f"{linear.source}_pick", axis=-1)
+        first = next(node for node in nodes if linear.source in node.input)
+        model.graph.node.insert(nodes.index(first), gather)
+    output = next(node for node in nodes if node.name == f"{linear.node}_rescaled")
+    if linear.bias:
+        # Behind the bias, so that ORT folds the bias into the integer product.
+        output = next(node for node in nodes if linear.bias in node.input)
+    result, rest = output.output[0], f"{output.output[0]}_int8_part"
+    output.output[0] = rest
+    model.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float16), name))
+    position = list(model.graph.node).index(output) + 1
+    for offset, node in enumerate(
+        (
+            helper.make_node("Cast", [name], [f"{name}_fp32"], f"{name}_cast", to=TensorProto.FLOAT),
+            helper.make_node("MatMul", [picked, f"{name}_fp32"], [f"{result}_fp32_part"], f"{linear.node}_channels"),
+            helper.make_node("Add", [rest, f"{result}_fp32_part"], [result], f"{linear.node}_add_channels"),
+        )
+    ):
+        model.graph.node.insert(position + offset, node)
 
 
 def multiply_in_int8(model: onnx.ModelProto, linear: Linear, weight: Int8Weight) -> None:

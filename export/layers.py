@@ -9,9 +9,9 @@ import onnx
 from onnx import numpy_helper
 
 from export import int8_graph
+from export.activations import PLAIN, Treatment, best_treatment
 from export.int8_graph import Inputs, Linear
 from export.rounding import Int8Weight, quantize_weight
-from export.smoothing import best_factor
 from export.trial import Trial
 
 
@@ -22,20 +22,20 @@ class Layers:
     model: onnx.ModelProto
     groups: dict[str, list[Linear]]
     observed: dict[str, Inputs]
-    factors: dict[str, np.ndarray]
-    smoothing: dict[str, str]
+    treatments: dict[str, Treatment]
     weights: dict[str, np.ndarray]
     # Kept, because rounding takes seconds.
     rounded: dict[tuple[str, bool], Int8Weight] = field(default_factory=dict)
 
     def int8_weight(self, linear: Linear, multiplied: bool) -> Int8Weight:
-        """Int8 values to multiply with (smoothed, safe from saturation), or merely to store."""
+        """Int8 values to multiply with (treated, safe from saturation), or merely to store."""
         key = (linear.node, multiplied)
         if key not in self.rounded:
             weight, hessian = self.weights[linear.weight], self.observed[linear.source].hessian
-            factor = self.factors.get(linear.source) if multiplied else None
-            if factor is not None:
-                weight, hessian = weight * factor[:, None], hessian / np.outer(factor, factor)
+            if multiplied:
+                treatment = self.treatments[linear.source]
+                multiplier = treatment.multiplier(len(weight)).astype(np.float64)
+                weight, hessian = treatment.int8_part(weight), hessian * np.outer(multiplier, multiplier)
             self.rounded[key] = quantize_weight(weight, hessian, paired=multiplied)
         return self.rounded[key]
 
@@ -49,19 +49,18 @@ class Layers:
 
 
 def calibrate(model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]]) -> Layers:
-    """Observes the linear layers' inputs and chooses the smoothing of each."""
+    """Observes the linear layers' inputs and chooses the treatment of each."""
     groups: dict[str, list[Linear]] = defaultdict(list)
     for linear in int8_graph.find_linears(model):
         groups[linear.source].append(linear)
     constants = int8_graph.initializers(model)
     weights = {one.weight: numpy_helper.to_array(constants[one.weight]) for group in groups.values() for one in group}
     observed = int8_graph.observe(model, groups, pairs)
-    factors, smoothing = {}, {}
-    for source, group in groups.items():
-        name, factor = best_factor(observed[source], [weights[linear.weight] for linear in group])
-        if factor is not None:
-            factors[source], smoothing[source] = factor, name
-    return Layers(model, groups, observed, factors, smoothing, weights)
+    treatments = {
+        source: best_treatment(observed[source], [weights[linear.weight] for linear in group])
+        for source, group in groups.items()
+    }
+    return Layers(model, groups, observed, treatments, weights)
 
 
 def build(
@@ -83,9 +82,11 @@ def build(
     if embeddings:
         int8_graph.quantize_embeddings(candidate)
     groups = {source: group for source, group in layers.groups.items() if only in ("", source)}
-    factors = {source: layers.factors[source] for source in layers.factors if source in groups}
-    int8_graph.smooth(candidate, {source: factors[source] for source in factors if source not in in_fp32})
     for source, group in groups.items():
+        treatment = PLAIN if source in in_fp32 else layers.treatments[source]
+        multiplier = treatment.multiplier(len(layers.weights[group[0].weight]))
+        if not treatment.plain:
+            int8_graph.multiply_activation(candidate, source, multiplier)
         for linear in group:
             exact = layers.weights[linear.weight]
             if source in stored_fp16:
@@ -93,13 +94,14 @@ def build(
                 continue
             multiplied = source not in in_fp32
             weight = layers.int8_weight(linear, multiplied)
-            effective = weight.dequantized()
-            if multiplied and source in factors:
-                effective /= factors[source][:, None]
+            effective = weight.dequantized() * multiplier[:, None]
+            effective[treatment.outliers] = exact[treatment.outliers].astype(np.float16)
             if linear.bias:
                 int8_graph.shift_bias(candidate, linear, layers.observed[source].mean @ (exact - effective))
             multiply = int8_graph.multiply_in_int8 if multiplied else int8_graph.multiply_in_fp32
             multiply(candidate, linear, weight)
+            if len(treatment.outliers):
+                int8_graph.add_fp32_channels(candidate, linear, treatment.outliers, exact[treatment.outliers])
     return candidate
 
 

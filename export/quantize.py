@@ -37,8 +37,8 @@ def quantize_int8(
     """Writes an int8 graph from the lowest rung that ranks as fp32 does and fits, or else the best one.
 
     1. ORT's dynamic quantization: 7-bit weights per channel, 8-bit activations with one scale a pair.
-    2. Activations smoothed by the factor that measured best; 8-bit weights kept from saturating in pairs,
-       rounded with error compensation; biases corrected.
+    2. Activations smoothed by the factor that measured best, their few widest channels multiplied in fp32 where that
+       pays; 8-bit weights kept from saturating in pairs, rounded with error compensation; biases corrected.
     3. Layers that disturb the logits most for the time they save are multiplied in fp32, as few as needed, up
        to all. Their weights stay stored as int8, so this costs time and no bytes.
     4. The worst of those are stored as fp16 too, as few as needed and as many as the limit allows.
@@ -57,7 +57,7 @@ def quantize_int8(
     Returns:
         Plain JSON values: "rung", "reached" (tau and bytes), "tau", "noise" (standard deviation of the error
         within queries as a share of the logits' own), "largest_error" (as a share of the largest logit),
-        "bytes", "fits", "limit_bytes", "target_tau", "fp32_layers" and "fp16_layers" (names), "smoothing",
+        "bytes", "fits", "limit_bytes", "target_tau", "fp32_layers" and "fp16_layers" (names), "treatments",
         "pairs" (how many were measured) and "rungs": all that were tried, with the numbers of such layers.
 
     Raises:
@@ -85,10 +85,10 @@ def quantize_int8(
             best[:] = [(result, candidate)]
         return reached
 
-    smoothing = {}
+    treatments: dict[str, str] = {}
     if not accepts(DYNAMIC, ort_dynamic(model)):
         layers = calibrate(model, observing)
-        smoothing = layers.smoothing
+        treatments = {source: one.name for source, one in layers.treatments.items() if not one.plain}
         climb(layers, trial, limit_bytes, accepts)
     result, candidate = best[0]
     write_model(candidate, destination)
@@ -96,7 +96,7 @@ def quantize_int8(
         "target_tau": target_tau,
         "limit_bytes": limit_bytes,
         "pairs": len(trial.pairs),
-        "smoothing": smoothing if result["rung"] != DYNAMIC else {},
+        "treatments": treatments if result["rung"] != DYNAMIC else {},
         "rungs": [one | {key: len(one[key]) for key in NO_LAYERS} for one in tried],
     }
 

@@ -6,7 +6,9 @@ python -m recipes.distill --data FOLDER --eval FOLDER
 """
 
 import json
+import resource
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -33,11 +35,14 @@ from training.prepare import (
     make_examples,
     make_neighbourhoods,
     make_start,
+    missing_judgments,
     teacher_run,
 )
 from training.student import reads_apart
 from training.tiers import TIERS
 from training.train import joined, train
+
+say = partial(print, flush=True)  # or a pipe would show the stages when all is over
 
 
 def setting(default: Any, explanation: str, **extra: Any) -> Any:
@@ -63,7 +68,8 @@ class DistillConfig:
     )
     limit: int | None = setting(None, "training queries; by default the tier's")
     dev_queries: int = setting(100, "dev queries that choose the checkpoint, calibrate and quantize")
-    test_queries: int = setting(400, "held-out queries that every stage is measured on")
+    test_queries: int = setting(400, "held-out queries to measure on")
+    parity_queries: int = setting(50, "how many of them fp32 ONNX scores too, to be compared with PyTorch")
     depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
     candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
     random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
@@ -73,16 +79,20 @@ class DistillConfig:
     )
     neighbours: int = setting(32, "queries, and as many passages, of an optimizer step when they are read apart")
     queries_per_step: int = setting(8, "queries per optimizer step when each is read together with its candidates")
-    learning_rate: float | None = setting(None, "peak learning rate; by default the tier's")
+    apart_rate: float | None = setting(None, "peak learning rate of training apart; by default the tier's")
+    learning_rate: float | None = setting(None, "peak learning rate of training together; by default the tier's")
     max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
     train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")
     teacher_length: int = setting(128, "tokens of a text (bi-encoder) or a pair (cross-encoder) that the teacher reads")
-    kl: float = setting(1.0, "weight of the listwise KL divergence to the teacher")
-    regression: float = setting(0.1, "weight of the squared error to the teacher's raw logits")
+    kl: float = setting(0.5, "weight of the listwise KL divergence to the teacher")
+    regression: float = setting(0.0, "weight of the squared error to the teacher's raw logits")
     gold: float = setting(1.0, "weight of the cross entropy to the judgments")
     temperature: float = setting(1.0, "temperature of the KL term")
     evaluations: int = setting(2, "how often dev is measured in each of the two stages of training")
     patience: int = setting(3, "evaluations without progress that end training")
+    int8_tau: float = setting(
+        0.985, "Kendall's tau to fp32, on dev, that quantization climbs to; the gate asks for 0.98 on other queries"
+    )
     threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
     drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
     keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
@@ -91,17 +101,21 @@ class DistillConfig:
 
 def run(config: DistillConfig, command: str) -> None:
     """The story of one distillation. Raises InputError, GateError or ExportError."""
-    tier = TIERS[config.tier]
+    began, tier = time.monotonic(), TIERS[config.tier]
     check(config)
     output = config.output or Path("artifacts") / config.tier
 
-    print(f"1/8 data: {config.data}")
+    say(f"1/8 data: {config.data}")
     data = load_source(config.data, config.drop_leaks, config.keep_missing)
     dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed)
-    other = load_source(config.eval, True, config.keep_missing) if config.eval else data
+    other = data
+    if config.eval:
+        # Official pools judge passages that a folder of candidates need not hold.
+        other = load_source(config.eval, drop_leaks=True, keep_missing=True)
+        say(f"    {missing_judgments(other)} judged passages are not in {other.name}: ideal rankings count them")
     tests = held_out(other, "test", config.test_queries, config.depth, config.seed)
 
-    print(f"2/8 teacher: {config.teacher}")
+    say(f"2/8 teacher: {config.teacher}")
     examples = make_examples(
         data, config.teacher, config.cache / "teacher",
         queries=tier.train_queries if config.limit is None else config.limit, depth=config.depth,
@@ -110,26 +124,26 @@ def run(config: DistillConfig, command: str) -> None:
     )  # fmt: skip
     taught = teacher_run(tests, config.teacher, config.cache / "teacher", config.teacher_length)
 
-    print(f"3/8 student: {config.tier} from {config.base}")
+    say(f"3/8 student: {config.tier} from {config.base}")
     workspace = config.cache / "runs" / run_name(config, data, examples)
     workspace.mkdir(parents=True, exist_ok=True)
     start = make_start(config.base, tier, examples, workspace / "start", config.seed)
-    print(f"    {start}")
+    say(f"    {start}")
 
     settings: dict[str, Any] = {
-        "learning_rate": config.learning_rate or tier.learning_rate, "evaluations": config.evaluations,
-        "patience": config.patience, "max_length": config.train_length or tier.train_length, "seed": config.seed,
+        "evaluations": config.evaluations, "patience": config.patience,
+        "max_length": config.train_length or tier.train_length, "seed": config.seed,
     }  # fmt: skip
     apart = None
     groups = neighbourhoods(config, data, workspace / "start")
-    print(f"4/8 training apart: {len(groups)} x {config.neighbours} queries and passages")
+    say(f"4/8 training apart: {len(groups)} x {config.neighbours} queries and passages")
     if groups:
         apart = train(
             workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
-            loss=NeighbourhoodLoss, rows_per_step=1, **settings,
+            loss=NeighbourhoodLoss, rows_per_step=1, learning_rate=config.apart_rate or tier.apart_rate, **settings,
         )  # fmt: skip
 
-    print(f"5/8 training together: {len(examples.dataset)} queries x {config.candidates} passages")
+    say(f"5/8 training together: {len(examples.dataset)} queries x {config.candidates} passages")
     loss = partial(
         DistillationLoss,
         kl_weight=config.kl, regression_weight=config.regression, gold_weight=config.gold,
@@ -137,26 +151,30 @@ def run(config: DistillConfig, command: str) -> None:
     )  # fmt: skip
     together = train(
         apart.checkpoint if apart else workspace / "start", examples.dataset, dev.data, dev.candidates,
-        workspace / "together", loss=loss, rows_per_step=config.queries_per_step, **settings,
+        workspace / "together", loss=loss, rows_per_step=config.queries_per_step,
+        learning_rate=config.learning_rate or tier.learning_rate, start_quality=apart.best if apart else None,
+        **settings,
     )  # fmt: skip
     trained = joined(apart, together) if apart else together
 
-    print("6/8 export: fp32 ONNX, int8 ONNX, calibration")
+    say("6/8 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(
         trained.checkpoint, output, workspace, dev,
         tier=config.tier, max_length=config.max_length or tier.max_length, limit_megabytes=tier.limit_megabytes,
+        target_tau=config.int8_tau,
     )  # fmt: skip
 
-    print(f"7/8 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
-    measured = measure.measure(exported, trained, tests, taught, tier.limit_megabytes)
-    print(measure.table(measured))
+    say(f"7/8 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
+    measured = measure.measure(exported, trained, tests, taught, tier.limit_megabytes, config.parity_queries)
+    say(measure.table(measured))
 
-    print(f"8/8 artifact: {output}")
+    say(f"8/8 artifact: {output}")
     lineage = {
         "base": {"name": config.base, "licence": licence(config.base), "start": start},
         "teacher": {"name": config.teacher, "licence": licence(config.teacher)},
         "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
         "languages": ["en"],
+        "run": {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()},
     }
     measure.finish(
         exported, measured, trained, output,
@@ -180,6 +198,7 @@ def check(config: DistillConfig) -> None:
         "limit",
         "dev_queries",
         "test_queries",
+        "parity_queries",
         "depth",
         "queries_per_step",
         "max_length",
@@ -194,8 +213,15 @@ def check(config: DistillConfig) -> None:
         raise InputError(f"--neighbours is {config.neighbours}: expected 2 or more")
     if config.apart_queries is not None and config.apart_queries < 0:
         raise InputError(f"--apart_queries is {config.apart_queries}: expected 0 or more")
-    if not 0 <= config.random_share <= 1:
-        raise InputError(f"--random_share is {config.random_share}: expected 0 to 1")
+    for name in ("random_share", "int8_tau"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise InputError(f"--{name} is {getattr(config, name)}: expected 0 to 1")
+
+
+def peak_megabytes() -> int:
+    """The most memory that this process had so far, in MB of 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in kB, on macOS in bytes
+    return round(peak / 1e6 if sys.platform == "darwin" else peak / 1e3)
 
 
 def licence(model: str) -> str:
@@ -208,7 +234,17 @@ def run_name(config: DistillConfig, data: RankingData, examples: Examples) -> st
 
     That is the settings, the data, the examples with their teacher's scores, the base's weights, and the code.
     """
-    irrelevant = {"output", "cache", "gate", "eval", "test_queries", "threads", "keep_missing"}
+    irrelevant = {
+        "output",
+        "cache",
+        "gate",
+        "eval",
+        "test_queries",
+        "parity_queries",
+        "int8_tau",
+        "threads",
+        "keep_missing",
+    }
     decisive = {name: value for name, value in plain(config).items() if name not in irrelevant}
     code = sorted(Path(training.__file__).parent.glob("*.py"))
     content = json.dumps([

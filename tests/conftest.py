@@ -33,14 +33,8 @@ def make_tokenizer(folder: Path) -> BertTokenizerFast:
     return BertTokenizerFast(vocab_file=str(file), model_max_length=64)
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder: 2-layer, 32-wide BertForSequenceClassification with one label, and its tokenizer.
-
-    Weights are drawn far wider than BERT's 0.02, so that the logits of different pairs differ by whole units:
-    with the usual width a broken pairing, mask or type id would hide below the tolerances.
-    """
-    folder = tmp_path_factory.mktemp("checkpoint")
+def make_checkpoint(folder: Path, spread: float) -> Path:
+    """A 2-layer, 32-wide BertForSequenceClassification with one label, weights drawn this wide, and its tokenizer."""
     tokenizer = make_tokenizer(folder)
     torch.manual_seed(0)
     config = BertConfig(
@@ -51,13 +45,28 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=64,
         max_position_embeddings=64,
         num_labels=1,
-        initializer_range=0.4,
+        initializer_range=spread,
         pad_token_id=tokenizer.pad_token_id,
     )
     model = BertForSequenceClassification(config).eval()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose weights are drawn far wider than BERT's 0.02, so that logits differ by whole units.
+
+    With the usual width a broken pairing, mask or type id would hide below the tolerances.
+    """
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), 0.4)
+
+
+@pytest.fixture(scope="session")
+def calm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with narrower weights, through which the noise of int8 does not grow from layer to layer."""
+    return make_checkpoint(tmp_path_factory.mktemp("calm"), 0.1)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -48,14 +49,14 @@ def write_teacher(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def distil(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., int]:
+def distil(calm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., int]:
     """Run the recipe on the miniature with more options behind the usual ones."""
     folder = tmp_path_factory.mktemp("recipe")
     corpus, teacher = write_corpus(folder / "corpus"), write_teacher(folder / "teacher.tsv")
 
     def run(output: Path, *more: str, cache: Path | None = None) -> int:
         settings = {
-            "data": corpus, "teacher": teacher, "base": tiny_checkpoint, "output": output,
+            "data": corpus, "teacher": teacher, "base": calm_checkpoint, "output": output,
             "cache": cache or output.parent / "cache", "depth": 12, "candidates": 4, "evaluations": 2,
             "max_length": 32, "train_length": 32, "learning_rate": 1e-3, "queries_per_step": 4, "threads": 1,
         }  # fmt: skip
@@ -67,11 +68,16 @@ def distil(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 def test_report_publishes_a_folder_that_says_what_it_is(distil: Callable[..., int], tmp_path: Path) -> None:
     output = tmp_path / "tiny"
-    assert distil(output, "--gate", "report") == 0
+    assert distil(output, "--gate", "report", "--parity_queries", "10") == 0
     manifest = read_manifest(output)
-    assert manifest.metrics.keys() == {"first stage", "teacher", "student", "fp32", "int8"}
+    # fp32 scores every third of the 24 held-out queries.
+    queries = {stage: values["MRR@10"]["queries"] for stage, values in manifest.metrics.items()}
+    assert queries == {"first stage": 24, "teacher": 24, "student": 24, "fp32": 8, "int8": 24}
+    assert 0 < manifest.lineage["run"]["seconds"] < 600
+    assert 100 < manifest.lineage["run"]["peak memory in MB"] < 20_000
     assert manifest.metrics["teacher"]["MRR@10"]["mean"] == 1.0
-    assert manifest.metrics["fp32"] == manifest.metrics["student"]
+    (parity,) = (gate for gate in manifest.gates if gate["name"] == "fp32 parity")
+    assert parity["message"].endswith(f"over {manifest.parity['pairs'] // 3} pairs")
     failed = [gate["name"] for gate in manifest.gates if not gate["passed"]]
     assert all("first stage" in name for name in failed)
     assert len(manifest.notices) == len(failed)
@@ -82,15 +88,16 @@ def test_report_publishes_a_folder_that_says_what_it_is(distil: Callable[..., in
 
     weights = (output / "onnx/model.onnx").read_bytes()
     again = tmp_path / "second" / "tiny"
-    assert distil(again, "--gate", "report") == 0  # its own cache: everything is computed anew
+    # Its own cache: everything is computed anew.
+    assert distil(again, "--gate", "report", "--parity_queries", "10") == 0
     assert (again / "onnx/model.onnx").read_bytes() == weights
 
 
 def test_a_base_that_changed_in_place_is_trained_anew(
-    distil: Callable[..., int], tiny_checkpoint: Path, tmp_path: Path
+    distil: Callable[..., int], calm_checkpoint: Path, tmp_path: Path
 ) -> None:
     base, output = tmp_path / "base", tmp_path / "tiny"
-    shutil.copytree(tiny_checkpoint, base)
+    shutil.copytree(calm_checkpoint, base)
     distil(output, "--base", str(base))  # whether it passes its gates does not matter here
     (first,) = (tmp_path / "cache/runs").iterdir()
     weights = load_file(base / "model.safetensors")
@@ -99,7 +106,22 @@ def test_a_base_that_changed_in_place_is_trained_anew(
     distil(output, "--base", str(base))
     (second,) = set((tmp_path / "cache/runs").iterdir()) - {first}
     trained = [load_file(folder / "together/best/model.safetensors") for folder in (first, second)]
-    assert not torch.equal(trained[0]["classifier.weight"], trained[1]["classifier.weight"])
+    assert not torch.equal(*(weights["bert.encoder.layer.0.output.dense.weight"] for weights in trained))
+
+
+def test_official_judgments_of_passages_that_the_eval_folder_lacks_count_in_its_ideal(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    corpus, output = write_corpus(tmp_path / "pool"), tmp_path / "tiny"
+    for split in ("train", "dev"):
+        (corpus / f"qrels.{split}.tsv").unlink()
+    rows = "".join(f"q{i}\tabsent{i}\t1\n" for i in range(72, 96))
+    with (corpus / "qrels.test.tsv").open("a", encoding="utf-8") as judgments:
+        judgments.write(rows)
+    assert distil(output, "--gate", "report", "--eval", str(corpus)) == 0
+    assert "24 judged passages are not in pool" in capsys.readouterr().out
+    # A perfect ranking of what is there: 1 of an ideal 1 + 1 / log2(3).
+    assert read_manifest(output).metrics["teacher"]["nDCG@10"]["mean"] == pytest.approx(1 / (1 + 1 / math.log2(3)))
 
 
 def test_a_failed_gate_leaves_no_artifact(
@@ -117,6 +139,7 @@ def test_a_failed_gate_leaves_no_artifact(
     [
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--limit", "0"], "--limit is 0"),
+        (["--parity_queries", "0"], "--parity_queries is 0"),
         (["--candidates", "1"], "--candidates is 1"),
         (["--random_share", "2"], "--random_share is 2"),
         (["--base", "nobody/no-such-model"], "nobody/no-such-model"),

@@ -14,11 +14,11 @@ STAGES = ["2/8 teacher", "4/8 training apart", "5/8 training together", "6/8 exp
 
 
 @pytest.fixture(scope="module")
-def command(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def command(calm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("killed")
     corpus, teacher = write_corpus(folder / "corpus"), write_teacher(folder / "teacher.tsv")
     settings = {
-        "data": corpus, "teacher": teacher, "base": tiny_checkpoint, "gate": "report", "depth": 12, "candidates": 4,
+        "data": corpus, "teacher": teacher, "base": calm_checkpoint, "gate": "report", "depth": 12, "candidates": 4,
         "neighbours": 4, "evaluations": 2, "max_length": 32, "train_length": 32, "learning_rate": 1e-3,
         "queries_per_step": 4, "threads": 1,
     }  # fmt: skip

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
 from export import int8_graph, layers, quantize, trial
+from export.activations import Treatment
 from export.cls_graph import export_first_token
 from export.rounding import (
     PAIR_LIMIT,
@@ -22,7 +23,6 @@ from export.rounding import (
     quantize_rows,
     quantize_weight,
 )
-from export.smoothing import best_factor, product_error, round_activation
 
 
 def correlated(inputs: int, tokens: int = 400) -> np.ndarray:
@@ -99,37 +99,6 @@ def test_rows_of_any_size_keep_their_precision() -> None:
     assert (np.abs(rows.dequantized() - table) <= np.abs(table).max(axis=1, keepdims=True) / 254 * 1.001).all()
 
 
-def test_simulated_activation_rounding_is_onnxruntimes() -> None:
-    rows = correlated(24, 10)
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
-        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["tokens", 24])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["tokens", 24])],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    found = int8_graph.open_session(model).run(None, {"x": rows})[0]
-    assert np.abs(found - round_activation(rows)).max() < 1e-4
-
-
-def test_smoothing_finds_an_outlier_channel_and_leaves_even_ones_alone() -> None:
-    generator = np.random.default_rng(7)
-    weights = [generator.normal(size=(64, 48)).astype(np.float32)]
-    even = generator.uniform(-1, 1, (8, 20, 64)).astype(np.float32)
-    outlier = even.copy()
-    outlier[:, 0, 5] = 30
-    for sample, smoothed in ((even, False), (outlier, True)):
-        rows = sample.reshape(-1, 64)
-        inputs = int8_graph.Inputs(rows.T @ rows / len(rows), rows.mean(axis=0), np.abs(rows).max(axis=0), list(sample))
-        name, factor = best_factor(inputs, weights)
-        assert (factor is not None) == smoothed, name
-        if factor is not None:
-            assert factor.argmax() == 5
-            assert product_error(inputs, weights, factor) < 0.5 * product_error(inputs, weights, None)
-
-
 @pytest.fixture(scope="module")
 def fp32(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_first_token(tiny_checkpoint, tmp_path_factory.mktemp("quantize") / "model.onnx").path
@@ -154,15 +123,30 @@ def make_pairs(queries: int, candidates: int) -> tuple[list[dict[str, np.ndarray
 PAIRS, QUERY_IDS = make_pairs(6, 12)
 
 
-def test_smoothing_leaves_fp32_logits_alone_and_adds_one_node_for_query_key_and_value(fp32: Path) -> None:
+@pytest.mark.parametrize("outliers", [[], [2, 5, 30]])
+def test_a_treatment_leaves_fp32_logits_alone(fp32: Path, outliers: list[int]) -> None:
     model = onnx.load(fp32)
+    readers = int8_graph.find_linears(model)[:3]  # query, key and value of the first layer
+    for linear in readers:  # weights that fp16 can hold
+        weight = int8_graph.initializers(model)[linear.weight]
+        exact = numpy_helper.to_array(weight).astype(np.float16).astype(np.float32)
+        weight.CopyFrom(numpy_helper.from_array(exact, weight.name))
     expected = int8_graph.run_pairs(model, PAIRS)
-    first = int8_graph.find_linears(model)[0]
-    before = len(model.graph.node)
-    factor = np.geomspace(0.1, 20, 32).astype(np.float32)
-    int8_graph.smooth(model, {first.source: factor})
-    assert len(model.graph.node) == before + 1
-    assert sum("_smoothed" in one.source for one in int8_graph.find_linears(model)) == 3
+    before = [node.op_type for node in model.graph.node]
+    treatment = Treatment("", np.geomspace(0.1, 20, 32).astype(np.float32), np.array(outliers, np.int64))
+    int8_graph.multiply_activation(model, readers[0].source, treatment.multiplier(32))
+    for linear in readers:
+        weight = int8_graph.initializers(model)[linear.weight]
+        exact = numpy_helper.to_array(weight)
+        weight.CopyFrom(numpy_helper.from_array(treatment.int8_part(exact), weight.name))
+        if outliers:
+            node = next(node for node in model.graph.node if node.name == linear.node)
+            node.name += "_rescaled"  # as multiply_in_int8 calls the last node it puts in this one's place
+            int8_graph.add_fp32_channels(model, linear, treatment.outliers, exact[outliers])
+    onnx.checker.check_model(model)
+    after = [node.op_type for node in model.graph.node]
+    assert after.count("Mul") == before.count("Mul") + 1
+    assert after.count("Gather") == before.count("Gather") + (1 if outliers else 0)
     assert np.abs(int8_graph.run_pairs(model, PAIRS) - expected).max() < 1e-4
 
 

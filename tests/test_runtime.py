@@ -16,7 +16,7 @@ import torch
 from conftest import WORDS, make_manifest
 from flashranker import ArtifactError, InputError, ModelNotFoundError, Reranker
 from flashranker.artifact import write_manifest
-from flashranker.reranker import _sigmoid
+from flashranker.reranker import sigmoid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -90,9 +90,9 @@ def test_hits_are_the_calibrated_logits_best_first(ranker: Reranker) -> None:
 
 def test_the_score_by_hand() -> None:
     # 1 / (1 + e^-2) = 0.8807970779778823; at -800 and 800, exp of the other sign would overflow.
-    assert _sigmoid(2.0) == pytest.approx(0.8807970779778823, abs=1e-15)
-    assert _sigmoid(-2.0) == pytest.approx(0.1192029220221177, abs=1e-15)
-    assert (_sigmoid(0.0), _sigmoid(800.0), _sigmoid(-800.0)) == (0.5, 1.0, 0.0)
+    assert sigmoid(2.0) == pytest.approx(0.8807970779778823, abs=1e-15)
+    assert sigmoid(-2.0) == pytest.approx(0.1192029220221177, abs=1e-15)
+    assert (sigmoid(0.0), sigmoid(800.0), sigmoid(-800.0)) == (0.5, 1.0, 0.0)
 
 
 def test_equal_logits_keep_the_order_given(ranker: Reranker) -> None:

@@ -43,7 +43,7 @@ def test_the_wheel_holds_the_package_its_licence_and_its_three_needs(wheel: Path
         licence = archive.read(f"{info}/licenses/LICENSE").decode()
     sources = {path.name for path in (RUNTIME / "flashranker").iterdir() if path.is_file()}
     assert names == {f"flashranker/{name}" for name in sources} | {
-        f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")
+        f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
     }
     assert "flashranker/py.typed" in names
     needs = {line.split(": ")[1] for line in described.splitlines() if line.startswith("Requires-Dist")}

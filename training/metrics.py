@@ -157,9 +157,9 @@ def _bootstrap_moments(values: np.ndarray, seed: int, samples: int) -> tuple[np.
 
 
 def summarise(run: Run, judgments: Judgments, measures: Sequence[str] = MEASURES) -> dict[str, dict[str, float]]:
-    """Measure -> {"mean", "low", "high"}: the mean over queries and the ends of its 95 % bootstrap interval."""
+    """Measure -> {"mean", "low", "high", "queries"}: mean and 95 % bootstrap interval, and over how many queries."""
     summary = {}
     for measure, values in evaluate(run, judgments, measures).items():
         low, high = bootstrap_interval(values)
-        summary[measure] = {"mean": mean(values), "low": low, "high": high}
+        summary[measure] = {"mean": mean(values), "low": low, "high": high, "queries": len(values)}
     return summary

@@ -69,6 +69,11 @@ def load_source(source: str, drop_leaks: bool, keep_missing: bool) -> RankingDat
         raise InputError(message) from None
 
 
+def missing_judgments(data: RankingData) -> int:
+    """How many judgments name a passage that the corpus lacks."""
+    return sum(passage not in data.passages for grades in data.judgments.values() for passage in grades)
+
+
 def make_examples(
     data: RankingData,
     teacher: str,

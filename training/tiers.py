@@ -15,12 +15,13 @@ class Tier:
     apart_queries: int  # trained first in neighbourhoods, with query and passage read apart
     train_queries: int
     warm_up_queries: int
+    apart_rate: float
     learning_rate: float
     limit_megabytes: float
     projected: bool  # cut out of a wider backbone when there is no pretrained base of this shape
 
 
 TIERS = {
-    "nano": Tier("google/bert_uncased_L-2_H-128_A-2", 2, 128, 128, 128, 0, 4000, 4000, 5e-4, 5.0, True),
-    "small": Tier("microsoft/MiniLM-L12-H384-uncased", 6, 384, 128, 128, 3200, 400, 0, 2e-5, 35.0, False),
+    "nano": Tier("google/bert_uncased_L-2_H-128_A-2", 2, 128, 128, 128, 0, 4000, 4000, 5e-4, 5e-4, 5.0, True),
+    "small": Tier("microsoft/MiniLM-L12-H384-uncased", 6, 384, 192, 128, 3200, 200, 0, 5e-5, 5e-6, 35.0, False),
 }

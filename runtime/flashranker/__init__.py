@@ -1,13 +1,24 @@
 """FlashRanker: rerank search results on a CPU with small int8 cross-encoders."""
 
 from flashranker.artifact import Manifest
-from flashranker.errors import ArtifactError, FlashRankerError, FormatError, InputError, ModelNotFoundError
+from flashranker.cache import ScoreCache
+from flashranker.cascade import Cascade
+from flashranker.errors import (
+    ArtifactError,
+    CacheError,
+    FlashRankerError,
+    FormatError,
+    InputError,
+    ModelNotFoundError,
+)
 from flashranker.reranker import Hit, Reranker
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "CacheError",
+    "Cascade",
     "FlashRankerError",
     "FormatError",
     "Hit",
@@ -15,5 +26,6 @@ __all__ = [
     "Manifest",
     "ModelNotFoundError",
     "Reranker",
+    "ScoreCache",
     "__version__",
 ]

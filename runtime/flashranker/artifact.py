@@ -18,6 +18,7 @@ from flashranker.errors import ArtifactError, FormatError, ModelNotFoundError
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "flashranker.json"
+MODEL_NAME, TOKENIZER_NAME = "onnx/model.onnx", "tokenizer.json"
 SHORTEST_LENGTH = 16  # tokens; with less, a query of a few words leaves nothing to the passage
 
 
@@ -62,7 +63,7 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, FileEntry]:
     """Return size and hash of every file under `folder` but the manifest, by posix relative path, sorted."""
     root = Path(folder)
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    return {name: _hash_file(paths[name]) for name in sorted(paths) if name != MANIFEST_NAME}
+    return {name: hash_file(paths[name]) for name in sorted(paths) if name != MANIFEST_NAME}
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -122,7 +123,7 @@ def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
         _check_name(name, root / MANIFEST_NAME)
         path = root / name
         try:
-            found = _hash_file(path)
+            found = hash_file(path)
         except (OSError, ValueError) as error:  # ValueError: a name that the file system cannot spell
             raise ArtifactError(
                 f"{path}, a listed file, cannot be read ({error}): copy or export the artifact again"
@@ -177,7 +178,8 @@ def _is_replaceable(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file() or not any(folder.iterdir())
 
 
-def _hash_file(path: Path) -> FileEntry:
+def hash_file(path: Path) -> FileEntry:
+    """Size and hash of one file; OSError if it can't be read."""
     digest, size = hashlib.sha256(), 0
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):

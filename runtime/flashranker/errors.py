@@ -19,3 +19,7 @@ class FormatError(ArtifactError):
 
 class InputError(FlashRankerError, ValueError):
     """A query, passage or setting that cannot be ranked with as given; nothing was run."""
+
+
+class CacheError(FlashRankerError):
+    """The file of a score cache can't be opened, read or written."""

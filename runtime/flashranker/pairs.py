@@ -64,14 +64,37 @@ def join(tokenizer: Tokenizer, frame: Frame, passage: str) -> tuple[dict[str, np
 
     The same as `tokenizer.encode(query, passage)` with truncation "only_second", of the query's frame.
     """
+    ids = passage_ids(tokenizer, passage)
+    return framed(frame, ids[: frame.room]), len(ids) > frame.room
+
+
+def windows(ids: list[int], room: int) -> list[list[int]]:
+    """Cut a passage's token ids into windows of at most `room` tokens that overlap by a quarter.
+
+    As few as cover it all, the overlap made larger rather than the last window short: a short window would be judged
+    on a sentence or two. A passage that fits is one window.
+    """
+    if len(ids) <= room:
+        return [ids]
+    step = room - room // 4
+    count = 1 - (room - len(ids)) // step  # 1 + ceil((len - room) / step)
+    last = len(ids) - room
+    return [ids[start : start + room] for start in (last * i // (count - 1) for i in range(count))]
+
+
+def passage_ids(tokenizer: Tokenizer, passage: str) -> list[int]:
+    """Token ids of a passage without special tokens."""
     # A batch of one, because it lets other Python threads go on meanwhile and skips the character offsets.
     (tokens,) = tokenizer.encode_batch_fast([encodable(passage)], add_special_tokens=False)
-    kept = tokens.ids[: frame.room]
-    types = [*frame.types_before, *[frame.passage_type] * len(kept), *frame.types_after]
-    ids = np.array([[*frame.ids_before, *kept, *frame.ids_after]], dtype=np.int64)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": np.ones_like(ids),
+    return tokens.ids
+
+
+def framed(frame: Frame, ids: list[int]) -> dict[str, np.ndarray]:
+    """Model inputs, int64 (1, length), of the query with a passage's token ids in its frame."""
+    types = [*frame.types_before, *[frame.passage_type] * len(ids), *frame.types_after]
+    joined = np.array([[*frame.ids_before, *ids, *frame.ids_after]], dtype=np.int64)
+    return {
+        "input_ids": joined,
+        "attention_mask": np.ones_like(joined),
         "token_type_ids": np.array([types], dtype=np.int64),
     }
-    return inputs, len(tokens) > frame.room

@@ -1,26 +1,30 @@
 """Rerank passages for a query with an artifact folder, on a CPU."""
 
+import asyncio
 import logging
 import math
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH, read_manifest, verify_files
-from flashranker.errors import ArtifactError, InputError
+from flashranker.artifact import MODEL_NAME, SHORTEST_LENGTH, TOKENIZER_NAME
+from flashranker.cache import Recent, ScoreCache, score_key
+from flashranker.errors import InputError
 from flashranker.inputs import Request, check_count, check_request, check_requests
-from flashranker.pairs import frame_query, join, load_tokenizer
-from flashranker.session import load_model
+from flashranker.loading import load_folder
+from flashranker.pairs import frame_query, framed, passage_ids, windows
+from flashranker.pool import Pool
 from flashranker.threads import available_threads
 
-_MODEL, _TOKENIZER = "onnx/model.onnx", "tokenizer.json"
+LONG = ("cut", "maxp")
+Scores = tuple[np.ndarray, np.ndarray]  # logits float32 (n,), and which passages were cut, bool (n,)
+
+_TOKENS_KEPT = 32_000_000  # bytes of token ids of passages seen before
 
 _logger = logging.getLogger("flashranker")
 
@@ -39,43 +43,56 @@ class Hit:
 class Reranker:
     """A reranker, loaded from an artifact folder after checking its hashes. Safe to use from many threads.
 
-    `threads` is how many pairs run side by side, in all calls together; by default the cores that this
-    process may use (CPU affinity and cgroup quota). `max_length` (tokens of query and passage together) may
-    be set below the artifact's own to save time.
-
     Each pair runs alone and unpadded, so its logit is the same, bit for bit, whatever else is ranked with
     it, in which order and on how many threads. Memory follows the tokens in flight (`threads` pairs), not
     the passages.
+
+    Args:
+        model: the folder.
+        threads: how many pairs run side by side, in all calls together; by default the cores that this process may
+            use (CPU affinity and cgroup quota).
+        max_length: tokens of query and passage together; may be set below the artifact's own to save time.
+        long: what becomes of a passage that is longer: "cut" reads its beginning; "maxp" reads windows that overlap
+            by a quarter, and the best one counts (MaxP; Dai and Callan, SIGIR 2019), for as many times the work.
+        cache: where scores are kept and looked up; by default nowhere.
+        foreign: whether the folder is another tool's (FlashRank's, or an ONNX export of sentence-transformers), which
+            has no manifest: nothing can be verified then, and a score is the sigmoid of the logit.
 
     Raises ModelNotFoundError, ArtifactError (FormatError for another format version) or InputError.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str], *, threads: int | None = None, max_length: int | None = None
+        self,
+        model: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        max_length: int | None = None,
+        long: str = "cut",
+        cache: ScoreCache | None = None,
+        foreign: bool = False,
     ) -> None:
         if not isinstance(model, (str, os.PathLike)):
             raise InputError(f"model is {model!r}, expected the path of an artifact folder: pass a string or Path")
+        if long not in LONG:
+            raise InputError(f"long is {long!r}, expected one of {', '.join(LONG)}: what to do with long passages")
         self.threads = available_threads() if threads is None else check_count(threads, "threads", 1)
-        folder = Path(model)
-        self.manifest = manifest = read_manifest(folder)
-        longest = manifest.max_length
+        loaded = load_folder(Path(model), foreign)
+        self.manifest = loaded.manifest
+        self._tokenizer, self._logit = loaded.tokenizer, loaded.logit
+        longest = self.manifest.max_length
         self.max_length = (
             longest if max_length is None else check_count(max_length, "max_length", SHORTEST_LENGTH, longest)
         )
-        for name in (_MODEL, _TOKENIZER):
-            if name not in manifest.files:
-                raise ArtifactError(f"{folder / MANIFEST_NAME} lists no {name}, expected it: export the artifact again")
-        verify_files(folder, manifest)
-        self._tokenizer = load_tokenizer(folder / _TOKENIZER)
-        self._logit = load_model(folder / _MODEL)
-        if read_manifest(folder) != manifest:
-            raise ArtifactError(f"{folder} was replaced while it was read, expected it to stay: load it again")
-
+        self.long = long
         self.truncated_passages = 0  # passages cut so far, in all calls together
+        self._cache = cache
+        # All that decides a logit; what was computed with other weights or settings has another key.
+        files = (self.manifest.files[name].sha256 for name in (MODEL_NAME, TOKENIZER_NAME))
+        self._key = " ".join([*files, str(self.max_length), long]).encode()
+        self._tokens: Recent[str, list[int]] = Recent(_TOKENS_KEPT)
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_process = 0
-        self._score([check_request("a", ["a"])])  # a model of another output shape fails here, not in a search
+        self._pool = Pool(self.threads)
+        self._run([check_request("a", ["a"])])  # a model of another output shape fails here, not in a search
 
     def rerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """Return the `top_n` (default: all) best passages, best first; equal logits keep the order given.
@@ -86,6 +103,19 @@ class Reranker:
         """
         return self._rerank([check_request(query, passages)], top_n)[0]
 
+    async def arerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
+        """`rerank` for asyncio: the event loop goes on meanwhile.
+
+        Cancelled, it drops what has not begun, so that `threads` pairs at most are still computed in vain.
+        """
+        requests = [check_request(query, passages)]
+        stop = threading.Event()
+        work = asyncio.get_running_loop().run_in_executor(None, self._rerank, requests, top_n, stop)
+        try:
+            return (await work)[0]
+        finally:
+            stop.set()
+
     def rerank_many(self, requests: Iterable[tuple[str, Iterable[Any]]], top_n: int | None = None) -> list[list[Hit]]:
         """Rerank several (query, passages), as `rerank` does each, with all threads busy across them."""
         return self._rerank(check_requests(requests), top_n)
@@ -95,9 +125,11 @@ class Reranker:
         (scored,) = self._score([check_request(query, passages)])
         return scored[0]
 
-    def _rerank(self, requests: list[Request], top_n: int | None) -> list[list[Hit]]:
+    def _rerank(
+        self, requests: list[Request], top_n: int | None, stop: threading.Event | None = None
+    ) -> list[list[Hit]]:
         count = None if top_n is None else check_count(top_n, "top_n", 1)
-        scored = self._score(requests)
+        scored = self._score(requests, stop)
         results = []
         for request, (logits, cut) in zip(requests, scored, strict=True):
             best = np.argsort(-logits, kind="stable")[:count]
@@ -106,33 +138,63 @@ class Reranker:
 
     def _hit(self, index: int, logit: float, passage: Any, truncated: bool) -> Hit:
         calibration = self.manifest.calibration
-        return Hit(index, _sigmoid(calibration.a * logit + calibration.b), logit, passage, truncated)
+        return Hit(index, sigmoid(calibration.a * logit + calibration.b), logit, passage, truncated)
 
-    def _score(self, requests: list[Request]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _score(self, requests: list[Request], stop: threading.Event | None = None) -> list[Scores]:
         """Return for each request its logits, float32 (n,), and which passages were cut, bool (n,)."""
+        scores = self._run(requests, stop) if self._cache is None else self._look_up(requests, self._cache, stop)
+        self._report(sum(int(cut.sum()) for _, cut in scores), sum(len(cut) for _, cut in scores))
+        return scores
+
+    def _look_up(self, requests: list[Request], cache: ScoreCache, stop: threading.Event | None) -> list[Scores]:
+        """As `_run`, but each pair that the cache knows is not run, and one that comes twice is run once."""
+        keys = [[score_key(self._key, request.query, text) for text in request.texts] for request in requests]
+        known = cache.get([key for row in keys for key in row])
+        missing = [
+            {key: text for key, text in zip(row, request.texts, strict=True) if key not in known}
+            for row, request in zip(keys, requests, strict=True)
+        ]
+        new = [
+            Request(request.query, [], list(texts.values())) for request, texts in zip(requests, missing, strict=True)
+        ]
+        computed: dict[bytes, tuple[float, bool]] = {}
+        for texts, (logits, cut) in zip(missing, self._run(new, stop), strict=True):
+            computed.update(zip(texts, zip(logits.tolist(), cut.tolist(), strict=True), strict=True))
+        cache.put(computed)
+        known |= computed
+        return [
+            (np.array([known[key][0] for key in row], np.float32), np.array([known[key][1] for key in row], bool))
+            for row in keys
+        ]
+
+    def _run(self, requests: list[Request], stop: threading.Event | None = None) -> list[Scores]:
+        """Run the model on every pair: as `_score`."""
         frames = [frame_query(self._tokenizer, request.query, self.max_length) for request in requests]
         logits = [np.empty(len(request.texts), dtype=np.float32) for request in requests]
         cut = [np.zeros(len(request.texts), dtype=bool) for request in requests]
 
         def run(job: tuple[int, int]) -> None:
             i, j = job
-            inputs, cut[i][j] = join(self._tokenizer, frames[i], requests[i].texts[j])
-            logits[i][j] = self._logit(inputs)
+            frame, ids = frames[i], self._passage_ids(requests[i].texts[j])
+            if self.long == "maxp":
+                logits[i][j] = max(self._logit(framed(frame, part)) for part in windows(ids, frame.room))
+            else:
+                cut[i][j] = len(ids) > frame.room
+                logits[i][j] = self._logit(framed(frame, ids[: frame.room]))
 
         jobs = [(i, j) for i, request in enumerate(requests) for j in range(len(request.texts))]
         # The longest first, so that no thread is left with a long one at the end while the others wait.
         jobs.sort(key=lambda job: len(requests[job[0]].texts[job[1]]), reverse=True)
-        _run_all(self._executor(), run, jobs, 16 * self.threads)
-        self._report(sum(int(flags.sum()) for flags in cut), len(jobs))
+        self._pool.run_all(run, jobs, stop)
         return list(zip(logits, cut, strict=True))
 
-    def _executor(self) -> ThreadPoolExecutor:
-        with self._lock:
-            # Threads do not survive a fork: a forked server would wait for ever on those of its parent.
-            if self._pool is None or self._pool_process != os.getpid():
-                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="flashranker")
-                self._pool_process = os.getpid()
-            return self._pool
+    def _passage_ids(self, text: str) -> list[int]:
+        ids = self._tokens.get(text)
+        if ids is None:
+            ids = passage_ids(self._tokenizer, text)
+            # In bytes, roughly: a character is one to four, a token a pointer to an int that CPython may share.
+            self._tokens.put(text, ids, 200 + 2 * len(text) + 24 * len(ids))
+        return ids
 
     def _report(self, truncated: int, passages: int) -> None:
         with self._lock:
@@ -145,26 +207,7 @@ class Reranker:
             )  # fmt: skip
 
 
-def _run_all(
-    pool: ThreadPoolExecutor,
-    run: Callable[[tuple[int, int]], None],
-    jobs: Sequence[tuple[int, int]],
-    window: int,
-) -> None:
-    """Run all jobs, at most `window` of them queued, so that calls from several threads take turns."""
-    pending: deque[Future[None]] = deque()
-    try:
-        for job in jobs:
-            if len(pending) == window:
-                pending.popleft().result()
-            pending.append(pool.submit(run, job))
-        while pending:
-            pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _sigmoid(x: float) -> float:
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), for any x."""
     # exp of a large positive number would overflow: each branch takes the small one.
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -25,9 +25,11 @@ def load_model(path: Path) -> Callable[[dict[str, np.ndarray]], float]:
             (logits,) = session.run([output], {name: inputs[name] for name in names})
         except Exception as error:  # onnxruntime's exceptions share no other base
             raise ArtifactError(f"{path} failed ({error}): model and tokenizer may not fit, export again") from error
-        if logits.shape != (1, 1) or not math.isfinite(logits[0, 0]):
+        # Two labels, "irrelevant" and "relevant": their softmax is the sigmoid of the difference.
+        value = logits[0, 1] - logits[0, 0] if logits.shape == (1, 2) else logits.reshape(-1)[0]
+        if logits.shape not in ((1, 1), (1, 2)) or not math.isfinite(value):
             raise ArtifactError(f"{path} gave {logits}, expected one finite logit of shape (1, 1): export again")
-        return float(logits[0, 0])
+        return float(value)
 
     return logit
 
@@ -57,9 +59,9 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
         )
     output = session.get_outputs()[0]
     shape = output.shape  # a name or None where a dimension is free
-    if output.type != "tensor(float)" or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != 1):
+    if output.type != "tensor(float)" or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] not in (1, 2)):
         raise ArtifactError(
             f"{path} has output {output.name}, {output.type} of shape {shape}, expected float logits of "
-            "shape (batch, 1): export a model with num_labels=1"
+            "shape (batch, 1), or (batch, 2) where the second label is relevance: export such a model"
         )
     return session

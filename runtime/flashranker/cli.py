@@ -1,0 +1,200 @@
+"""Rerank on the command line, and look at a model folder.
+
+flashranker rerank MODEL --query "sort a list" passages.jsonl     # a line: a JSON string, {"text": ...} or plain text
+flashranker rerank MODEL requests.jsonl --json                    # a line: {"query": ..., "passages": [...]}
+flashranker info MODEL
+flashranker verify MODEL
+flashranker bench MODEL
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from flashranker.artifact import MODEL_NAME, read_manifest, verify_files
+from flashranker.cascade import Cascade
+from flashranker.errors import FlashRankerError, InputError
+from flashranker.reranker import LONG, Hit, Reranker
+
+# Words for `bench`; how fast a model is does not depend on what it reads, only on how much.
+SENTENCE = "The function returns a new list with all items of the given iterable in ascending order of their keys. "
+TURNS = 5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 if it went well, 2 for bad input or a folder that does not verify."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (FlashRankerError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _rerank(arguments: argparse.Namespace) -> None:
+    rankers = [_open(arguments, model) for model in arguments.model.split(",")]
+    ranker = Cascade(rankers, keep=arguments.keep) if len(rankers) > 1 else rankers[0]
+    if arguments.query is not None:
+        passages = [_passage(where, line) for where, line in _lines(arguments.file)]
+        requests: Iterable[tuple[str, Any]] = [(arguments.query, passages)]
+    else:
+        requests = (_request(where, line) for where, line in _lines(arguments.file))
+    for number, (query, passages) in enumerate(requests):
+        hits = ranker.rerank(query, passages, top_n=arguments.top_n)
+        if arguments.json:
+            print(json.dumps({"query": query, "hits": [_plain(hit) for hit in hits]}, ensure_ascii=False))
+        else:
+            if number:
+                print()
+            if arguments.query is None:
+                print(f"# {query}")
+            for hit in hits:
+                text = hit.passage if isinstance(hit.passage, str) else hit.passage["text"]
+                cut = " (cut)" if hit.truncated else ""
+                print(f"{hit.score:.4f}  {hit.index:>4}  {' '.join(text.split())[:100]}{cut}")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    manifest = read_manifest(arguments.model)
+    size = manifest.files[MODEL_NAME].bytes if MODEL_NAME in manifest.files else 0
+    facts = {
+        "name": manifest.name, "tier": manifest.tier, "model bytes": size, "max_length (tokens)": manifest.max_length,
+        "format version": manifest.format_version, "command": manifest.command, "seed": manifest.seed,
+        "quantization": manifest.quantization.get("rung", "not stated"),
+    }  # fmt: skip
+    for part, stated in manifest.lineage.items():
+        facts[part] = f"{stated['name']} ({stated['licence']})" if isinstance(stated, dict) else stated
+    for stage, values in manifest.metrics.items():
+        shown = {name: value["mean"] if isinstance(value, dict) else value for name, value in values.items()}
+        facts[stage] = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    if arguments.json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    for name, fact in facts.items():
+        print(f"{name + ':':<22} {fact}")
+    for notice in manifest.notices:
+        print(f"notice: {notice}")
+    for gate in manifest.gates:
+        print(f"gate: {gate['name']}: {'passed' if gate['passed'] else 'FAILED'}, {gate['message']}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    manifest = read_manifest(arguments.model)
+    verify_files(arguments.model, manifest)
+    Reranker(arguments.model, threads=1)
+    total = sum(entry.bytes for entry in manifest.files.values())
+    print(f"{arguments.model}: {len(manifest.files)} files of {total} bytes are what the manifest says, the model runs")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    ranker = _open(arguments, arguments.model)
+    results = []
+    for name, sentences in (("short", 1), ("medium", 5), ("full length", 100)):
+        passages = [f"{number} {SENTENCE * sentences}" for number in range(arguments.passages)]
+        seconds = []
+        for turn in range(TURNS + 1):  # the first is a warm-up
+            start = time.perf_counter()
+            ranker.score("how do I sort a list", passages)
+            if turn:
+                seconds.append(time.perf_counter() - start)
+        results.append({
+            "passages": name, "count": arguments.passages, "turns": TURNS, "threads": ranker.threads,
+            "median ms": 1000 * median(seconds), "fastest ms": 1000 * min(seconds), "slowest ms": 1000 * max(seconds),
+        })  # fmt: skip
+    if arguments.json:
+        print(json.dumps(results))
+        return
+    print(f"{arguments.passages} passages, {ranker.threads} threads, {TURNS} turns; milliseconds: median (range)")
+    for result in results:
+        span = f"({result['fastest ms']:.1f} to {result['slowest ms']:.1f})"
+        print(f"{result['passages']:<12} {result['median ms']:>9.1f} {span}")
+
+
+def _open(arguments: argparse.Namespace, model: str) -> Reranker:
+    long = getattr(arguments, "long", "cut")
+    return Reranker(
+        model, threads=arguments.threads, max_length=arguments.max_length, long=long, foreign=arguments.foreign
+    )
+
+
+def _lines(file: str) -> Iterator[tuple[str, str]]:
+    """(file and line number, text) of every line that is not blank."""
+    name = "standard input" if file == "-" else file
+    with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{name}:{number}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+            if line:
+                yield f"{name}:{number}", line
+
+
+def _passage(where: str, line: str) -> Any:
+    """A passage from a line: JSON where it is a string or an object with a text, else the line itself."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return line
+    if isinstance(value, dict) and not isinstance(value.get("text"), str):
+        raise InputError(f'{where}: the object has no string under "text", expected one: add it')
+    return value if isinstance(value, (str, dict)) else line
+
+
+def _request(where: str, line: str) -> tuple[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise InputError(
+            f'{where}: not JSON ({error}), expected {{"query": ..., "passages": [...]}}: fix it, or pass --query and '
+            "one passage a line"
+        ) from None
+    if not isinstance(value, dict) or not {"query", "passages"} <= value.keys():
+        raise InputError(f'{where}: expected an object with "query" and "passages": fix it, or pass --query')
+    return value["query"], value["passages"]
+
+
+def _plain(hit: Hit) -> dict[str, Any]:
+    return {
+        "index": hit.index, "score": hit.score, "logit": hit.logit, "truncated": hit.truncated, "passage": hit.passage
+    }  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flashranker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, explanation: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=explanation, description=explanation)
+        added.set_defaults(run=run)
+        added.add_argument("model", metavar="MODEL", help="model folder")
+        if name != "verify":
+            added.add_argument("--json", action="store_true", help="print JSON, for programs")
+        if name in ("rerank", "bench"):
+            added.add_argument("--threads", type=int, help="pairs run side by side (default: the cores allowed)")
+            added.add_argument("--max-length", type=int, help="tokens of a pair (default: the model's)")
+            added.add_argument("--foreign", action="store_true", help="the folder has no manifest: another tool's")
+        return added
+
+    rerank = command("rerank", _rerank, "put passages in order, best first: score, position in the input, text")
+    rerank.add_argument("file", metavar="FILE", nargs="?", default="-", help="JSON lines (default: standard input)")
+    rerank.add_argument("--query", help="rank the lines of FILE, each a passage, for this query")
+    rerank.add_argument("--top-n", type=int, help="how many passages to print (default: all)")
+    rerank.add_argument("--long", choices=LONG, default="cut", help="long passages: cut, or maxp, best of its windows")
+    rerank.add_argument("--keep", type=int, default=25, help="passages kept by each model of a cascade MODEL,MODEL")
+    command("info", _info, "what a model is: origin, size, quality, gates")
+    command("verify", _verify, "check every file of a model folder against its manifest, and run the model once")
+    bench = command("bench", _bench, "milliseconds for passages of three lengths on this machine")
+    bench.add_argument("--passages", type=int, default=100, help="passages in one call (default: %(default)s)")
+    return parser

@@ -1,0 +1,51 @@
+"""FlashRank's interface (0.2): change `from flashrank import ...` to `from flashranker.compat import ...`.
+
+On the same folder the scores are FlashRank's: the sigmoid of the logit, not a calibrated probability. What differs is
+what surprised its users: the passages given are not changed, scores are plain floats, an empty list gives an empty
+list, the passage and never the query is cut, and nothing is downloaded.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH
+from flashranker.errors import InputError
+from flashranker.inputs import check_count
+from flashranker.reranker import Reranker, sigmoid
+
+
+class RerankRequest:
+    """A query and passages: mappings with a "text", and whatever else the caller wants back."""
+
+    def __init__(self, query: str | None = None, passages: Sequence[Mapping[str, Any]] | None = None) -> None:
+        self.query = query
+        self.passages = [] if passages is None else passages
+
+
+class Ranker:
+    """`Ranker(model_name, cache_dir)` loads the folder `cache_dir/model_name`: FlashRank's own, or an artifact.
+
+    `max_length` is in tokens, cut to what the model reads. Raises the errors of `Reranker`.
+    """
+
+    def __init__(
+        self, model_name: str, cache_dir: str | Path = ".", max_length: int = 512, log_level: str = "INFO"
+    ) -> None:
+        folder = Path(cache_dir) / model_name
+        longest = check_count(max_length, "max_length", SHORTEST_LENGTH)
+        self.ranker = Reranker(folder, foreign=not (folder / MANIFEST_NAME).is_file())
+        self.ranker.max_length = min(longest, self.ranker.max_length)
+
+    def rerank(self, request: RerankRequest) -> list[dict[str, Any]]:
+        """Copies of the passages with a "score" in 0..1, best first.
+
+        Raises InputError for a passage that is no mapping, as FlashRank fails on it, and all that `Reranker` refuses.
+        """
+        if request.query is None:
+            raise InputError("the request has no query, expected a string: pass RerankRequest(query=..., passages=...)")
+        for number, passage in enumerate(request.passages):
+            if not isinstance(passage, Mapping):
+                raise InputError(f'passage {number} is {passage!r:.40}, expected a mapping with "text": wrap it in one')
+        hits = self.ranker.rerank(request.query, request.passages)
+        return [{**hit.passage, "score": sigmoid(hit.logit)} for hit in hits]

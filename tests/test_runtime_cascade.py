@@ -1,0 +1,66 @@
+"""`Cascade`: the fast ranker orders all, the better one the best of them."""
+
+import asyncio
+from pathlib import Path
+
+import onnx
+import pytest
+from conftest import WORDS, make_manifest
+from flashranker import Cascade, InputError, Reranker
+from flashranker.artifact import write_manifest
+
+PASSAGES = [f"{word} {other}" for word in WORDS[:6] for other in WORDS[6:12]]
+
+
+@pytest.fixture(scope="module")
+def rankers(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Reranker]:
+    """A ranker, and one whose logits are the other's negated: it orders everything the other way round."""
+    folder = tmp_path_factory.mktemp("cascade") / "negated"
+    model = onnx.load(tiny_artifact / "onnx/model.onnx")
+    output = model.graph.output[0].name
+    node = next(node for node in model.graph.node if output in node.output)
+    node.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [output]))
+    (folder / "onnx").mkdir(parents=True)
+    for path in tiny_artifact.iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    onnx.save(model, folder / "onnx/model.onnx")
+    write_manifest(folder, make_manifest(folder))
+    return [Reranker(tiny_artifact, threads=2), Reranker(folder, threads=2)]
+
+
+def test_the_best_are_ordered_anew_and_the_rest_follow(rankers: list[Reranker]) -> None:
+    first, second = rankers
+    plain = first.rerank("time", PASSAGES)
+    hits = Cascade(rankers, keep=10).rerank("time", PASSAGES)
+    # The second ranker turns the first ten round, and nothing else changes.
+    assert [hit.index for hit in hits] == [hit.index for hit in [*plain[:10][::-1], *plain[10:]]]
+    for hit in hits[:10]:
+        assert hit.logit == second.score("time", [PASSAGES[hit.index]])[0]
+        assert hit.passage is PASSAGES[hit.index]
+    assert hits[10:] == plain[10:]
+    assert Cascade(rankers, keep=10).rerank("time", PASSAGES, top_n=3) == hits[:3]
+    assert Cascade(rankers, keep=99).rerank("time", PASSAGES) == second.rerank("time", PASSAGES)
+    assert asyncio.run(Cascade(rankers, keep=10).arerank("time", PASSAGES, top_n=12)) == hits[:12]
+    assert Cascade(rankers).rerank("time", []) == []
+
+
+def test_three_rankers_keep_fewer_and_fewer(rankers: list[Reranker]) -> None:
+    plain = [hit.index for hit in rankers[0].rerank("time", PASSAGES)]
+    hits = Cascade([*rankers, rankers[0]], keep=[10, 4]).rerank("time", PASSAGES)
+    turned = plain[:10][::-1]
+    assert [hit.index for hit in hits] == [*turned[:4][::-1], *turned[4:], *plain[10:]]
+
+
+def test_bad_settings_are_named(rankers: list[Reranker]) -> None:
+    for given in (rankers[:1], rankers[0], [rankers[0], "nano"]):
+        with pytest.raises(InputError, match="expected two or more Reranker"):
+            Cascade(given)  # type: ignore[arg-type]
+    for keep in (0, [5, 3], [True]):
+        with pytest.raises(InputError, match="keep is"):
+            Cascade(rankers, keep=keep)
+    with pytest.raises(InputError, match="keep is"):
+        Cascade([*rankers, rankers[0]], keep=[3, 5])
+    with pytest.raises(InputError, match="top_n is 0"):
+        Cascade(rankers).rerank("time", PASSAGES, top_n=0)

@@ -1,0 +1,132 @@
+"""The command line: the hits of the library, JSON for programs, and exit 2 with one line for bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import WORDS
+from flashranker import Cascade, Reranker
+from flashranker.cli import main
+
+PASSAGES = [f"{word} {other}" for word in WORDS[:4] for other in WORDS[6:9]]
+
+
+def test_passages_of_a_query_come_best_first(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "passages.jsonl"
+    # A JSON string, an object, plain text, and plain text that happens to be JSON.
+    lines = [json.dumps(PASSAGES[0]), json.dumps({"text": PASSAGES[1], "id": 7}), PASSAGES[2], "", "42"]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    given = [PASSAGES[0], {"text": PASSAGES[1], "id": 7}, PASSAGES[2], "42"]
+    hits = Reranker(tiny_artifact).rerank("time", given)
+    options = ["rerank", str(tiny_artifact), str(file), "--query", "time"]
+    assert main(options) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [int(row.split()[1]) for row in rows] == [hit.index for hit in hits]
+    assert [row.split()[0] for row in rows] == [f"{hit.score:.4f}" for hit in hits]
+    assert main([*options, "--json", "--top-n", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["query"] == "time"
+    assert [(hit["index"], hit["logit"], hit["passage"]) for hit in found["hits"]] == [
+        (hit.index, hit.logit, hit.passage) for hit in hits[:2]
+    ]
+
+
+def test_requests_come_from_standard_input_as_a_process(tiny_artifact: Path) -> None:
+    requests = [{"query": word, "passages": PASSAGES} for word in ("time", "water")]
+    command = [sys.executable, "-m", "flashranker", "rerank", str(tiny_artifact), "--json"]
+    given = "\n".join(json.dumps(request) for request in requests)
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=True)
+    ranker = Reranker(tiny_artifact)
+    for line, request in zip(done.stdout.splitlines(), requests, strict=True):
+        hits = ranker.rerank(request["query"], PASSAGES)
+        assert [hit["index"] for hit in json.loads(line)["hits"]] == [hit.index for hit in hits]
+
+
+def test_two_models_are_a_cascade(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / "passages.jsonl"
+    file.write_text("\n".join(PASSAGES), encoding="utf-8")
+    options = ["--query", "time", "--keep", "3", "--json", "--max-length", "16"]
+    assert main(["rerank", f"{tiny_artifact},{tiny_artifact}", str(file), *options]) == 0
+    ranker = Reranker(tiny_artifact, max_length=16)
+    hits = Cascade([ranker, ranker], keep=3).rerank("time", PASSAGES)
+    assert [hit["index"] for hit in json.loads(capsys.readouterr().out)["hits"]] == [hit.index for hit in hits]
+
+
+def test_info_and_verify_say_what_a_folder_holds(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
+    size = (tiny_artifact / "onnx/model.onnx").stat().st_size
+    assert main(["info", str(tiny_artifact), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["name"], facts["model bytes"], facts["max_length (tokens)"]) == ("tiny", size, 64)
+    assert main(["info", str(tiny_artifact)]) == 0
+    assert f"model bytes:           {size}" in capsys.readouterr().out
+    assert main(["verify", str(tiny_artifact)]) == 0
+    assert "are what the manifest says, the model runs" in capsys.readouterr().out
+
+
+def test_verify_finds_a_changed_byte(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = shutil.copytree(tiny_artifact, tmp_path / "changed")
+    content = bytearray((folder / "config.json").read_bytes())
+    content[5] ^= 1
+    (folder / "config.json").write_bytes(content)
+    assert main(["verify", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "config.json was changed" in error
+    assert error.count("\n") == 1
+
+
+def test_bench_times_three_lengths(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["bench", str(tiny_artifact), "--passages", "30", "--json", "--threads", "1"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [result["passages"] for result in results] == ["short", "medium", "full length"]
+    for result in results:
+        assert (result["threads"], result["count"], result["turns"]) == (1, 30, 5)
+        assert 0 < result["fastest ms"] <= result["median ms"] <= result["slowest ms"]
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "named"),
+    [
+        (["--query", "time"], b'{"body": "bread"}\n', "passages.jsonl:1: the object has no string"),
+        (["--query", "time"], b"bread\n\xff\n", "passages.jsonl:2: byte 0 is not UTF-8"),
+        (["--query", " "], b"bread\n", "the query is empty"),
+        (["--query", "time", "--top-n", "0"], b"bread\n", "top_n is 0"),
+        ([], b"bread\n", "passages.jsonl:1: not JSON"),
+        ([], b'{"query": "time"}\n', 'passages.jsonl:1: expected an object with "query" and "passages"'),
+        ([], b'{"query": "time", "passages": [3]}\n', "passage 0 is of type int"),
+        (["--threads", "0", "--query", "time"], b"bread\n", "threads is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], content: bytes, named: str
+) -> None:
+    file = tmp_path / "passages.jsonl"
+    file.write_bytes(content)
+    assert main(["rerank", str(tiny_artifact), str(file), *options]) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert named in found.err
+    assert found.err.startswith("error: ")
+    assert found.err.count("\n") == 1
+
+
+def test_a_missing_model_or_file_is_named(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["rerank", "no/such/model", "--query", "time"]) == 2
+    assert "no/such/model" in capsys.readouterr().err
+    assert main(["rerank", str(tiny_artifact), "no/such/file", "--query", "time"]) == 2
+    assert "no/such/file" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_error(tiny_artifact: Path) -> None:
+    command = f"{sys.executable} -m flashranker rerank {tiny_artifact} --json | head -n 1"
+    given = "\n".join(json.dumps({"query": "time", "passages": PASSAGES}) for _ in range(300))
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], input=given, capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
