@@ -1,0 +1,62 @@
+"""The README's numbers are those of recipes/results, and a result is what the manifest says."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flashranker.artifact import read_manifest, write_manifest
+
+from recipes import numbers
+
+
+def test_the_readme_has_the_numbers_of_the_results() -> None:
+    assert numbers.numbers() in numbers.README.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def measured(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An artifact with figures, and a README and results of its own."""
+    folder = shutil.copytree(tiny_artifact, tmp_path / "tiny")
+    value = {"mean": 0.51234, "low": 0.4, "high": 0.6, "queries": 40}
+    gate = {"name": "size", "value": 3.25, "limit": 5.0, "unit": "MB", "passed": False, "message": "too large"}
+    stated: dict[str, Any] = {
+        "command": "python -m recipes.distill", "notices": ["Below its first stage."],
+        "metrics": {"int8": {"nDCG@10": value, "MRR@10": value | {"mean": 0.25}}}, "gates": [gate],
+        "lineage": {"data": {"name": "planted", "queries": 7}, "run": {"seconds": 210.4, "peak memory in MB": 1234}},
+        "quantization": {"rung": "dynamic int8", "fp32_layers": []},
+        "parity": {"queries": 40, "pairs": 2000,
+                   "milliseconds for 100 passages": {"int8": {"median": 99.6, "low": 90.0, "high": 120.4}}},
+    }  # fmt: skip
+    write_manifest(folder, replace(read_manifest(folder), **stated))
+    monkeypatch.setattr(numbers, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(numbers, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(f"before\n{numbers.START}\nold\n{numbers.END}\nafter\n", encoding="utf-8")
+    return folder
+
+
+def test_an_artifact_becomes_a_result_and_a_section(measured: Path) -> None:
+    assert numbers.main([str(measured)]) == 0
+    text = numbers.README.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{numbers.START}\n")
+    assert text.endswith(f"{numbers.END}\nafter\n")
+    assert "old" not in text
+    for row in (
+        "4 minutes from data to artifact and 1,234 MB",
+        "| int8 | 40 | 0.5123 (0.4000 to 0.6000) | 0.2500 (0.4000 to 0.6000) |",
+        "| int8 ONNX, runtime | 100 (90 to 120) |",
+        "| size | 3.25 MB | 5 | FAIL | too large |",
+        "Below its first stage.",
+    ):
+        assert row in text
+    result = json.loads((numbers.RESULTS / "distill-tiny.json").read_text(encoding="utf-8"))
+    assert result["model_bytes"] == (measured / "onnx/model.onnx").stat().st_size
+
+
+def test_a_folder_that_is_no_artifact_changes_nothing(measured: Path, capsys: pytest.CaptureFixture) -> None:
+    before = numbers.README.read_text(encoding="utf-8")
+    assert numbers.main([str(measured.parent)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert numbers.README.read_text(encoding="utf-8") == before
