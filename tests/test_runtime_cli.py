@@ -1,5 +1,6 @@
 """The command line: the hits of the library, JSON for programs, and exit 2 with one line for bad input."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import WORDS
 from flashranker import Cascade, Reranker
+from flashranker.artifact import read_manifest, write_manifest
 from flashranker.cli import main
 
 PASSAGES = [f"{word} {other}" for word in WORDS[:4] for other in WORDS[6:9]]
@@ -67,6 +69,31 @@ def test_info_and_verify_say_what_a_folder_holds(tiny_artifact: Path, capsys: py
     assert f"model bytes:           {size}" in capsys.readouterr().out
     assert main(["verify", str(tiny_artifact)]) == 0
     assert "are what the manifest says, the model runs" in capsys.readouterr().out
+
+
+def test_info_reads_what_distill_writes(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = shutil.copytree(tiny_artifact, tmp_path / "distilled")
+    lineage = {
+        "base": {"name": "builtin", "licence": "Apache-2.0", "start": "6 layers"}, "languages": ["en"],
+        "run": {"seconds": 12.5, "peak memory in MB": 900},
+    }  # fmt: skip
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), lineage=lineage))
+    assert main(["info", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "licence Apache-2.0, name builtin, start 6 layers" in shown
+    assert "peak memory in MB 900, seconds 12.5" in shown
+
+
+def test_the_file_may_come_behind_the_options(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "passages.jsonl"
+    file.write_text("\n".join([*PASSAGES, "[" * 200_000, '"lone \\ud800"']), encoding="utf-8")
+    assert main(["rerank", str(tiny_artifact), "--query", "time", str(file), "--top-n", "99", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["hits"]) == len(PASSAGES) + 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["rerank", str(tiny_artifact), "--query", "time", str(file), "another"])
+    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_verify_finds_a_changed_byte(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -29,12 +29,13 @@ TURNS = 5
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 if it went well, 2 for bad input or a folder that does not verify."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (FlashRankerError, OSError) as error:
+    except (FlashRankerError, OSError, UnicodeEncodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -51,7 +52,7 @@ def _rerank(arguments: argparse.Namespace) -> None:
     for number, (query, passages) in enumerate(requests):
         hits = ranker.rerank(query, passages, top_n=arguments.top_n)
         if arguments.json:
-            print(json.dumps({"query": query, "hits": [_plain(hit) for hit in hits]}, ensure_ascii=False))
+            print(json.dumps({"query": query, "hits": [_plain(hit) for hit in hits]}), flush=True)
         else:
             if number:
                 print()
@@ -72,7 +73,9 @@ def _info(arguments: argparse.Namespace) -> None:
         "quantization": manifest.quantization.get("rung", "not stated"),
     }  # fmt: skip
     for part, stated in manifest.lineage.items():
-        facts[part] = f"{stated['name']} ({stated['licence']})" if isinstance(stated, dict) else stated
+        facts[part] = (
+            ", ".join(f"{key} {value}" for key, value in stated.items()) if isinstance(stated, dict) else stated
+        )
     for stage, values in manifest.metrics.items():
         shown = {name: value["mean"] if isinstance(value, dict) else value for name, value in values.items()}
         facts[stage] = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
@@ -143,7 +146,7 @@ def _passage(where: str, line: str) -> Any:
     """A passage from a line: JSON where it is a string or an object with a text, else the line itself."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
     if isinstance(value, dict) and not isinstance(value.get("text"), str):
         raise InputError(f'{where}: the object has no string under "text", expected one: add it')
@@ -153,7 +156,7 @@ def _passage(where: str, line: str) -> Any:
 def _request(where: str, line: str) -> tuple[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f'{where}: not JSON ({error}), expected {{"query": ..., "passages": [...]}}: fix it, or pass --query and '
             "one passage a line"
@@ -167,6 +170,17 @@ def _plain(hit: Hit) -> dict[str, Any]:
     return {
         "index": hit.index, "score": hit.score, "logit": hit.logit, "truncated": hit.truncated, "passage": hit.passage
     }  # fmt: skip
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """argparse up to Python 3.12 takes FILE only right behind MODEL: behind an option it is left over, and put back."""
+    parser = _parser()
+    arguments, left = parser.parse_known_args(argv)
+    if len(left) == 1 and not left[0].startswith("-") and getattr(arguments, "file", None) == "-":
+        arguments.file, left = left[0], []
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
