@@ -18,6 +18,7 @@ from typing import Any
 import flashranker
 import torch
 from datasets import Dataset
+from flashranker.artifact import SHORTEST_LENGTH, replaceable
 from transformers import HfArgumentParser
 
 import training
@@ -102,8 +103,9 @@ class DistillConfig:
 def run(config: DistillConfig, command: str) -> None:
     """The story of one distillation. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
-    check(config)
     output = config.output or Path("artifacts") / config.tier
+    max_length = config.max_length or tier.max_length
+    check(config, output)
 
     say(f"1/8 data: {config.data}")
     data = load_source(config.data, config.drop_leaks, config.keep_missing)
@@ -114,6 +116,8 @@ def run(config: DistillConfig, command: str) -> None:
         other = load_source(config.eval, drop_leaks=True, keep_missing=True)
         say(f"    {missing_judgments(other)} judged passages are not in {other.name}: ideal rankings count them")
     tests = held_out(other, "test", config.test_queries, config.depth, config.seed)
+    for held in (dev, tests):
+        measure.check_queries(held, resolve_model(config.base), max_length)
 
     say(f"2/8 teacher: {config.teacher}")
     examples = make_examples(
@@ -160,7 +164,7 @@ def run(config: DistillConfig, command: str) -> None:
     say("6/8 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(
         trained.checkpoint, output, workspace, dev,
-        tier=config.tier, max_length=config.max_length or tier.max_length, limit_megabytes=tier.limit_megabytes,
+        tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
         target_tau=config.int8_tau,
     )  # fmt: skip
 
@@ -173,6 +177,7 @@ def run(config: DistillConfig, command: str) -> None:
         "base": {"name": config.base, "licence": licence(config.base), "start": start},
         "teacher": {"name": config.teacher, "licence": licence(config.teacher)},
         "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
+        "measured on": {"name": other.name, "licence": other.licence},
         "languages": ["en"],
         "run": {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()},
     }
@@ -192,30 +197,28 @@ def neighbourhoods(config: DistillConfig, data: RankingData, start: Path) -> Dat
     return make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=config.seed)
 
 
-def check(config: DistillConfig) -> None:
-    """Raises InputError for a number that makes no sense."""
-    for name in (
-        "limit",
-        "dev_queries",
-        "test_queries",
-        "parity_queries",
-        "depth",
-        "queries_per_step",
-        "max_length",
-        "train_length",
-    ):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}: expected 1 or more")
-    if config.candidates < 2:
-        raise InputError(f"--candidates is {config.candidates}: expected 2 or more, one of them relevant")
-    if config.neighbours < 2:
-        raise InputError(f"--neighbours is {config.neighbours}: expected 2 or more")
-    if config.apart_queries is not None and config.apart_queries < 0:
-        raise InputError(f"--apart_queries is {config.apart_queries}: expected 0 or more")
-    for name in ("random_share", "int8_tau"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise InputError(f"--{name} is {getattr(config, name)}: expected 0 to 1")
+# The least that makes sense; None is left to the tier. Kendall's tau needs two candidates.
+LEAST = {
+    "limit": 1, "dev_queries": 1, "test_queries": 1, "parity_queries": 1, "depth": 2, "candidates": 2, "neighbours": 2,
+    "apart_queries": 0, "queries_per_step": 1, "max_length": SHORTEST_LENGTH, "train_length": SHORTEST_LENGTH,
+    "teacher_length": 4, "evaluations": 1, "patience": 1, "threads": 0, "seed": 0, "kl": 0, "regression": 0, "gold": 0,
+    "random_share": 0, "int8_tau": 0,
+}  # fmt: skip
+ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
+
+
+def check(config: DistillConfig, output: Path) -> None:
+    """Raises InputError for a setting that makes no sense, or an output that is there and no artifact."""
+    for name, value in asdict(config).items():
+        least = LEAST.get(name)
+        if value is not None and least is not None and not value >= least:
+            raise InputError(f"--{name} is {value}: expected {least} or more")
+        if value is not None and name in ABOVE_ZERO and not value > 0:
+            raise InputError(f"--{name} is {value}: expected more than 0")
+        if name in ("random_share", "int8_tau") and not value <= 1:
+            raise InputError(f"--{name} is {value}: expected 0 to 1")
+    if not replaceable(output):
+        raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")
 
 
 def peak_megabytes() -> int:
@@ -235,16 +238,9 @@ def run_name(config: DistillConfig, data: RankingData, examples: Examples) -> st
     That is the settings, the data, the examples with their teacher's scores, the base's weights, and the code.
     """
     irrelevant = {
-        "output",
-        "cache",
-        "gate",
-        "eval",
-        "test_queries",
-        "parity_queries",
-        "int8_tau",
-        "threads",
+        "output", "cache", "gate", "eval", "test_queries", "parity_queries", "max_length", "int8_tau", "threads",
         "keep_missing",
-    }
+    }  # fmt: skip
     decisive = {name: value for name, value in plain(config).items() if name not in irrelevant}
     code = sorted(Path(training.__file__).parent.glob("*.py"))
     content = json.dumps([
@@ -269,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(config.threads)
     try:
         run(config, " ".join(["python -m recipes.distill", *arguments]))
-    except (InputError, flashranker.InputError) as error:
+    except (InputError, flashranker.FlashRankerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

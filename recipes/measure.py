@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flashranker
 import numpy as np
 from flashranker import Reranker
 from flashranker.artifact import Calibration, read_manifest
+from flashranker.pairs import frame_query, load_tokenizer
 
 from export.artifact import publish, seal, stage_artifact
 from export.calibrate import brier_score, expected_calibration_error, fit_platt, probabilities
@@ -27,6 +29,7 @@ from export.verify import (
     size_gate,
     start_gate,
 )
+from training.data import InputError
 from training.metrics import evaluate, paired_bootstrap, run_from_scores, summarise
 from training.prepare import Candidates, Held, first_stage_run
 from training.train import TrainingResult
@@ -70,6 +73,18 @@ def grades_of(held: Held) -> np.ndarray:
     """Grades of all candidates in the same order, 0 for what is not judged."""
     judged = held.data.judgments
     return np.array([max(0, judged[q].get(i, 0)) for q, ids in held.candidates.items() for i in ids])
+
+
+def check_queries(held: Held, base: Path, max_length: int) -> None:
+    """Raises InputError, naming the query, where the runtime would refuse it: before anything is trained for it."""
+    if not (base / "tokenizer.json").is_file():
+        return
+    tokenizer = load_tokenizer(base / "tokenizer.json")
+    for query in held.candidates:
+        try:
+            frame_query(tokenizer, held.data.queries[query], max_length)
+        except flashranker.InputError as error:
+            raise InputError(f"{held.data.name}, query {query!r}: {error}; or raise --max_length") from None
 
 
 def export(

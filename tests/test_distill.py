@@ -141,6 +141,11 @@ def test_a_failed_gate_leaves_no_artifact(
         (["--limit", "0"], "--limit is 0"),
         (["--parity_queries", "0"], "--parity_queries is 0"),
         (["--candidates", "1"], "--candidates is 1"),
+        (["--depth", "1"], "--depth is 1: expected 2 or more"),
+        (["--evaluations", "0"], "--evaluations is 0"),
+        (["--temperature", "0"], "--temperature is 0.0: expected more than 0"),
+        (["--learning_rate", "nan"], "--learning_rate is nan"),
+        (["--max_length", "8"], "--max_length is 8: expected 16 or more"),
         (["--random_share", "2"], "--random_share is 2"),
         (["--base", "nobody/no-such-model"], "nobody/no-such-model"),
         (["--teacher", "nobody/no-such-model"], "nobody/no-such-model"),
@@ -156,6 +161,32 @@ def test_bad_input_is_one_line_and_exit_2(
     assert len(lines) == 1
     assert message in lines[0]
     assert not output.exists()
+
+
+def test_a_query_that_the_artifact_could_not_read_is_named_before_any_work(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    lines = [json.loads(line) for line in (corpus / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines[80]["text"] = "river bridge " * 15  # 30 tokens of 32, a quarter of which is the passage's
+    write_lines(corpus / "queries.jsonl", lines)
+    assert distil(tmp_path / "none", "--data", str(corpus)) == 2
+    found = capsys.readouterr()
+    assert "corpus, query 'q80': the query has 30 tokens, expected at most 21" in found.err
+    assert "2/8" not in found.out
+
+
+def test_an_output_that_is_no_artifact_is_refused_before_any_work(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "thesis"
+    output.mkdir()
+    (output / "chapter.txt").write_text("years of work", encoding="utf-8")
+    assert distil(output) == 2
+    found = capsys.readouterr()
+    assert "exists and is no artifact" in found.err
+    assert "1/8" not in found.out
+    assert (output / "chapter.txt").read_text(encoding="utf-8") == "years of work"
 
 
 def test_a_broken_corpus_names_file_and_line(

@@ -155,7 +155,7 @@ def publish(staging: str | os.PathLike[str], destination: str | os.PathLike[str]
     if source.resolve().parent != target.parent.resolve():
         raise ArtifactError(f"{source} is no sibling of {target}: stage the artifact beside its destination")
     exists = os.path.lexists(target)
-    if exists and not (target.is_dir() and not target.is_symlink() and _is_replaceable(target)):
+    if not replaceable(target):
         raise ArtifactError(f"{target} exists and is no artifact, so it is not replaced: choose another destination")
 
     for name in manifest.files:
@@ -174,8 +174,15 @@ def publish(staging: str | os.PathLike[str], destination: str | os.PathLike[str]
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _is_replaceable(folder: Path) -> bool:
-    return (folder / MANIFEST_NAME).is_file() or not any(folder.iterdir())
+def replaceable(target: Path) -> bool:
+    """Whether `publish` may write here: nothing is there, an artifact, or an empty folder."""
+    if not os.path.lexists(target):
+        return True
+    return (
+        target.is_dir()
+        and not target.is_symlink()
+        and ((target / MANIFEST_NAME).is_file() or not any(target.iterdir()))
+    )
 
 
 def hash_file(path: Path) -> FileEntry:
