@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -142,6 +143,60 @@ def test_a_killed_writer_leaves_a_file_that_works(tmp_path: Path) -> None:
     assert cache.get([b"new"]) == {b"new": (1.0, True)}
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_scores_of_a_forked_child_outlive_its_parents_connection(tmp_path: Path) -> None:
+    path = tmp_path / "scores.sqlite"
+    code = f"""
+        import os
+        from flashranker import ScoreCache
+        cache = ScoreCache({str(path)!r})
+        cache.put({{b"before": (1.0, False)}})
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            assert cache._file is None  # SQLite: no connection may be carried across a fork
+            assert cache.get([b"before"]) == {{b"before": (1.0, False)}}
+            os.read(reading, 1)  # until the parent has let its own connection go
+            for number in range(50):
+                cache.put({{b"%d" % number: (2.0, False)}})
+            os._exit(0)
+        cache.put({{b"parent": (3.0, False)}})
+        del cache
+        os.write(writing, b"x")
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+    found = ScoreCache(path).get([b"before", b"parent", *(b"%d" % number for number in range(50))])
+    assert len(found) == 52
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_while_other_threads_work_does_not_hang(tiny_artifact: Path) -> None:
+    code = f"""
+        import os, threading
+        from flashranker import Reranker, ScoreCache
+        ranker = Reranker({str(tiny_artifact)!r}, threads=2, cache=ScoreCache())
+        busy = True
+        def work():
+            while busy:
+                ranker._tokens.get("time")
+                ranker._report(0, 0)
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        [thread.start() for thread in threads]
+        children = []
+        for number in range(8):
+            child = os.fork()
+            if child == 0:
+                ranker.score("time", ["bread", str(number)])
+                os._exit(0)
+            children.append(child)
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        busy = False
+        assert statuses == [0] * 8, statuses
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+
+
 def test_threads_share_a_cache(cache: ScoreCache) -> None:
     def work(worker: int) -> int:
         for number in range(40):
@@ -152,12 +207,21 @@ def test_threads_share_a_cache(cache: ScoreCache) -> None:
         assert list(pool.map(work, range(4))) == [40] * 4
 
 
-def test_what_is_no_cache_is_named(tmp_path: Path) -> None:
+def test_what_is_no_cache_is_named(tiny_artifact: Path, tmp_path: Path) -> None:
     broken = tmp_path / "scores.sqlite"
     broken.write_bytes(b"not a database, but long enough to be read as one" * 40)
     for path in (broken, tmp_path / "no/such/folder/scores.sqlite"):
         with pytest.raises(CacheError, match=path.name):
             ScoreCache(path)
     assert broken.read_bytes().startswith(b"not a database")
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as file:
+        file.execute("CREATE TABLE scores (user TEXT)")
+    before = other.read_bytes()
+    with pytest.raises(CacheError, match="another application"):
+        ScoreCache(other)
+    assert other.read_bytes() == before
+    with pytest.raises(InputError, match=r"cache is 'scores\.db', expected a ScoreCache"):
+        Reranker(tiny_artifact, cache="scores.db")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="entries is 0"):
         ScoreCache(entries=0)

@@ -57,9 +57,9 @@ def test_bad_settings_are_named(rankers: list[Reranker]) -> None:
     for given in (rankers[:1], rankers[0], [rankers[0], "nano"]):
         with pytest.raises(InputError, match="expected two or more Reranker"):
             Cascade(given)  # type: ignore[arg-type]
-    for keep in (0, [5, 3], [True]):
+    for keep in (0, [5, 3], [True], None, 10.0, ["a"]):
         with pytest.raises(InputError, match="keep is"):
-            Cascade(rankers, keep=keep)
+            Cascade(rankers, keep=keep)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="keep is"):
         Cascade([*rankers, rankers[0]], keep=[3, 5])
     with pytest.raises(InputError, match="top_n is 0"):

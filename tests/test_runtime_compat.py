@@ -55,6 +55,8 @@ def test_results_are_sorted_copies_with_plain_floats(foreign: Path) -> None:
         assert hit["score"] == pytest.approx(1 / (1 + math.exp(-logits[hit["id"]])), rel=1e-9)
         assert {name: hit[name] for name in ("id", "text", "meta")} == PASSAGES[hit["id"]]
     json.dumps(found)
+    once = RerankRequest("time", (passage for passage in PASSAGES))  # type: ignore[arg-type]
+    assert Ranker("flat", cache_dir=foreign.parent).rerank(once) == found
     ranker = Ranker("flat", cache_dir=foreign.parent)
     assert ranker.rerank(RerankRequest(query="time", passages=[])) == ranker.rerank(RerankRequest(query="time")) == []
 
@@ -83,6 +85,8 @@ def test_bad_requests_are_named(foreign: Path) -> None:
         ranker.rerank(RerankRequest("time", [PASSAGES[0], "bread"]))  # type: ignore[list-item]
     with pytest.raises(InputError, match='passage 0 has no "text"'):
         ranker.rerank(RerankRequest("time", [{"id": 1}]))
+    with pytest.raises(InputError, match="passages is 5"):
+        ranker.rerank(RerankRequest("time", 5))  # type: ignore[arg-type]
     with pytest.raises(ModelNotFoundError, match="absent"):
         Ranker("absent", cache_dir=foreign.parent)
     with pytest.raises(InputError, match="max_length is 3"):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sqlite3
-import threading
+import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from flashranker.errors import CacheError
+from flashranker.guard import Guard
 from flashranker.inputs import check_count
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 Scored = tuple[float, bool]  # logit, and whether the passage was cut
 
+APPLICATION_ID = 0x466C5231  # "FlR1", in the header of the file
 BUSY_SECONDS = 10.0
 KEYS_AT_ONCE = 500  # below the number of parameters that every SQLite takes
 
@@ -28,7 +30,7 @@ class Recent(Generic[Key, Value]):
         self.capacity = capacity
         self._values: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
         self._weight = 0
-        self._lock = threading.Lock()
+        self._lock = Guard()
 
     def get(self, key: Key) -> Value | None:
         """The value, which then counts as used last, or None."""
@@ -64,11 +66,12 @@ class ScoreCache:
     def __init__(self, path: str | os.PathLike[str] | None = None, *, entries: int = 100_000) -> None:
         self.path = None if path is None else Path(path)
         self._recent: Recent[bytes, Scored] = Recent(check_count(entries, "entries", 1))
-        self._lock = threading.Lock()
+        # SQLite forbids to carry a connection across a fork, even to close it there.
+        self._lock = Guard(before_fork=self._close)
         self._file: sqlite3.Connection | None = None
-        self._process = 0
         if self.path is not None:
-            self.get([])
+            with self._lock, _named(self.path):
+                self._open()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Scored]:
         """What is known of these keys."""
@@ -95,17 +98,48 @@ class ScoreCache:
             transaction.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", rows)
 
     def _open(self) -> sqlite3.Connection:
-        # A connection must not be carried across a fork.
-        if self._file is None or self._process != os.getpid():
+        if self._file is None:
             file = sqlite3.connect(str(self.path), timeout=BUSY_SECONDS, check_same_thread=False)
-            file.execute("PRAGMA journal_mode=WAL")  # readers and one writer at a time do not wait for each other
-            file.execute("PRAGMA synchronous=NORMAL")
+            try:
+                _prepare(file)
+            except BaseException:
+                file.close()
+                raise
+            self._file = file
+        return self._file
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _prepare(file: sqlite3.Connection) -> None:
+    """Make an empty file a cache, or check that it is one; sqlite3.Error if it is something else."""
+    (found,) = file.execute("PRAGMA application_id").fetchone()
+    (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if found != APPLICATION_ID and tables:
+        raise sqlite3.DatabaseError("it is the database of another application")
+    if found != APPLICATION_ID or not tables:
+        # Readers and one writer then do not wait for each other. Unlike other statements this one does not wait itself.
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                file.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        with file:
+            file.execute("BEGIN IMMEDIATE")
             file.execute(
                 "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, logit REAL NOT NULL, cut INTEGER NOT NULL) "
                 "WITHOUT ROWID"
             )
-            self._file, self._process = file, os.getpid()
-        return self._file
+            file.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    file.execute("PRAGMA synchronous=NORMAL")
+    file.execute("SELECT key, logit, cut FROM scores LIMIT 1").fetchone()
 
 
 @contextmanager

@@ -20,13 +20,14 @@ class Cascade:
     """
 
     def __init__(self, rankers: Sequence[Reranker], *, keep: int | Sequence[int] = 25) -> None:
-        if isinstance(rankers, Reranker) or len(rankers) < 2 or not all(isinstance(one, Reranker) for one in rankers):
+        given = [rankers] if isinstance(rankers, Reranker) else list(rankers)
+        if len(given) < 2 or not all(isinstance(one, Reranker) for one in given):
             raise InputError(f"rankers is {rankers!r}, expected two or more Reranker, the fastest first: pass a list")
-        counts = [keep] * (len(rankers) - 1) if isinstance(keep, int) else list(keep)
-        if len(counts) != len(rankers) - 1 or counts != sorted(counts, reverse=True):
-            raise InputError(f"keep is {keep!r}, expected a number, or {len(rankers) - 1} numbers that do not grow")
-        self.rankers = list(rankers)
-        self.keep = [check_count(count, "keep", 1) for count in counts]
+        wanted = keep if isinstance(keep, Sequence) else [keep] * (len(given) - 1)
+        counts = [check_count(count, "keep", 1) for count in wanted]
+        if len(counts) != len(given) - 1 or counts != sorted(counts, reverse=True):
+            raise InputError(f"keep is {keep!r}, expected a number, or {len(given) - 1} numbers that do not grow")
+        self.rankers, self.keep = given, counts
 
     def rerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """As `Reranker.rerank`; passages that no later ranker read come behind those it read."""

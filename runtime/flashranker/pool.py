@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from flashranker.guard import Guard
+
 Job = TypeVar("Job")
 QUEUED = 16  # jobs a thread that one call may queue, so that calls from several threads take turns
 
@@ -20,7 +22,7 @@ class Pool:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self._executor: ThreadPoolExecutor | None = None
         self._process = 0
 

@@ -15,6 +15,7 @@ import numpy as np
 from flashranker.artifact import MODEL_NAME, SHORTEST_LENGTH, TOKENIZER_NAME
 from flashranker.cache import Recent, ScoreCache, score_key
 from flashranker.errors import InputError
+from flashranker.guard import Guard
 from flashranker.inputs import Request, check_count, check_request, check_requests
 from flashranker.loading import load_folder
 from flashranker.pairs import frame_query, framed, passage_ids, windows
@@ -75,6 +76,8 @@ class Reranker:
             raise InputError(f"model is {model!r}, expected the path of an artifact folder: pass a string or Path")
         if long not in LONG:
             raise InputError(f"long is {long!r}, expected one of {', '.join(LONG)}: what to do with long passages")
+        if cache is not None and not isinstance(cache, ScoreCache):
+            raise InputError(f"cache is {cache!r}, expected a ScoreCache: pass ScoreCache(path)")
         self.threads = available_threads() if threads is None else check_count(threads, "threads", 1)
         loaded = load_folder(Path(model), foreign)
         self.manifest = loaded.manifest
@@ -90,7 +93,7 @@ class Reranker:
         files = (self.manifest.files[name].sha256 for name in (MODEL_NAME, TOKENIZER_NAME))
         self._key = " ".join([*files, str(self.max_length), long]).encode()
         self._tokens: Recent[str, list[int]] = Recent(_TOKENS_KEPT)
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self._pool = Pool(self.threads)
         self._run([check_request("a", ["a"])])  # a model of another output shape fails here, not in a search
 
