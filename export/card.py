@@ -73,8 +73,11 @@ def quality(metrics: Mapping[str, Any]) -> str:
     if not stages:
         return ""
     measures = list(dict.fromkeys(measure for values in stages.values() for measure in values))
-    rows = [[stage, *(number(values.get(measure)) for measure in measures)] for stage, values in stages.items()]
-    return "## Quality on held-out queries\n\n" + table(["stage", *measures], rows)
+    rows = [
+        [stage, queries(values), *(number(values.get(measure)) for measure in measures)]
+        for stage, values in stages.items()
+    ]
+    return "## Quality on held-out queries\n\n" + table(["stage", "queries", *measures], rows)
 
 
 def checks(manifest: Manifest) -> str:
@@ -132,6 +135,12 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return "" if value is None else str(value)
+
+
+def queries(values: Mapping[str, Any]) -> str:
+    """Over how many queries a stage's measures are means, where that is stated."""
+    counts = {value["queries"] for value in values.values() if isinstance(value, Mapping) and "queries" in value}
+    return ", ".join(map(str, sorted(counts)))
 
 
 def bullets(values: Mapping[str, Any], indent: str = "") -> str:

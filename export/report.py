@@ -12,6 +12,7 @@ from flashranker.artifact import Calibration
 
 from export.artifact import write_text
 from export.calibrate import brier_score, expected_calibration_error, probabilities
+from export.card import queries
 from export.figures import (
     curve_figure,
     distribution_figure,
@@ -90,9 +91,12 @@ def quality(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         quality_figure(measure, {stage: values[measure] for stage, values in metrics.items() if measure in values})
         for measure in measures
     ]
-    rows = [[stage, *(interval(values.get(measure)) for measure in measures)] for stage, values in metrics.items()]
+    rows = [
+        [stage, queries(values), *(interval(values.get(measure)) for measure in measures)]
+        for stage, values in metrics.items()
+    ]
     note = "<p>Means over held-out queries, with 95 % bootstrap intervals.</p>" if rows else ""
-    return section("Quality by stage", note + figures(drawn) + table(["stage", *measures], rows))
+    return section("Quality by stage", note + figures(drawn) + table(["stage", "queries", *measures], rows))
 
 
 def gates(values: Sequence[Mapping[str, Any]]) -> str:

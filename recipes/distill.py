@@ -62,6 +62,7 @@ class DistillConfig:
     base: str = setting("builtin", "what the student is made of: builtin, a model folder or a hub id")
     output: Path | None = setting(None, "artifact folder; by default artifacts/TIER")
     cache: Path = setting(Path("cache"), "folder of teacher scores, checkpoints and unfinished artifacts")
+    languages: list[str] = setting(None, "languages of the data, for the model card: codes such as en", nargs="+")
     gate: str = setting(
         "refuse",
         "what a failed quality gate does: refuse (exit 1), or report (publish, and say so in card and manifest)",
@@ -178,7 +179,7 @@ def run(config: DistillConfig, command: str) -> None:
         "teacher": {"name": config.teacher, "licence": licence(config.teacher)},
         "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
         "measured on": {"name": other.name, "licence": other.licence},
-        "languages": ["en"],
+        "languages": config.languages or ["en"],
         "run": {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()},
     }
     measure.finish(
@@ -238,8 +239,8 @@ def run_name(config: DistillConfig, data: RankingData, examples: Examples) -> st
     That is the settings, the data, the examples with their teacher's scores, the base's weights, and the code.
     """
     irrelevant = {
-        "output", "cache", "gate", "eval", "test_queries", "parity_queries", "max_length", "int8_tau", "threads",
-        "keep_missing",
+        "output", "cache", "gate", "eval", "test_queries", "parity_queries", "languages", "max_length", "int8_tau",
+        "threads", "keep_missing",
     }  # fmt: skip
     decisive = {name: value for name, value in plain(config).items() if name not in irrelevant}
     code = sorted(Path(training.__file__).parent.glob("*.py"))

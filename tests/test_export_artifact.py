@@ -30,7 +30,7 @@ LINEAGE = {
     "languages": ["en"],
 }
 METRICS = {
-    "first stage": {"nDCG@10": {"mean": 0.41234, "low": 0.4, "high": 0.42}, "MRR@10": 0.5},
+    "first stage": {"nDCG@10": {"mean": 0.41234, "low": 0.4, "high": 0.42, "queries": 40}, "MRR@10": 0.5},
     "int8": {"nDCG@10": {"mean": 0.52345, "low": 0.51, "high": 0.53}},
 }
 
@@ -159,8 +159,8 @@ def test_the_card_states_the_manifests_numbers(staging: Path) -> None:
     assert front["base_model"] == "random/tiny: 2 layers"
     assert front["datasets"] == ['py"docs']
     assert front["language"] == ["en"]
-    assert "| first stage | 0.4123 (0.4000 to 0.4200) | 0.5000 |" in card
-    assert "| int8 | 0.5234 (0.5100 to 0.5300) |  |" in card or "| int8 | 0.5235 (0.5100 to 0.5300) |  |" in card
+    assert "| first stage | 40 | 0.4123 (0.4000 to 0.4200) | 0.5000 |" in card
+    assert "| int8 |  | 0.5234 (0.5100 to 0.5300) |  |" in card or "| int8 |  | 0.5235 (0.5100 to 0.5300) |  |" in card
     assert "| size | 6 MB | 5 MB | **FAIL** |" in card
     assert "> **Notice:** below its first stage" in card
     assert f"| `onnx/model.onnx` | {sealed.files['onnx/model.onnx'].bytes:,} |" in card
