@@ -73,6 +73,7 @@ class DistillConfig:
     test_queries: int = setting(400, "held-out queries to measure on")
     parity_queries: int = setting(50, "how many of them fp32 ONNX scores too, to be compared with PyTorch")
     depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
+    test_depth: int | None = setting(None, "the same for held-out queries; by default --depth")
     candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
     random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
     apart_queries: int | None = setting(
@@ -116,7 +117,7 @@ def run(config: DistillConfig, command: str) -> None:
         # Official pools judge passages that a folder of candidates need not hold.
         other = load_source(config.eval, drop_leaks=True, keep_missing=True)
         say(f"    {missing_judgments(other)} judged passages are not in {other.name}: ideal rankings count them")
-    tests = held_out(other, "test", config.test_queries, config.depth, config.seed)
+    tests = held_out(other, "test", config.test_queries, config.test_depth or config.depth, config.seed)
     for held in (dev, tests):
         measure.check_queries(held, resolve_model(config.base), max_length)
 
@@ -200,7 +201,8 @@ def neighbourhoods(config: DistillConfig, data: RankingData, start: Path) -> Dat
 
 # The least that makes sense; None is left to the tier. Kendall's tau needs two candidates.
 LEAST = {
-    "limit": 1, "dev_queries": 1, "test_queries": 1, "parity_queries": 1, "depth": 2, "candidates": 2, "neighbours": 2,
+    "limit": 1, "dev_queries": 1, "test_queries": 1, "parity_queries": 1, "depth": 2, "test_depth": 2,
+    "candidates": 2, "neighbours": 2,
     "apart_queries": 0, "queries_per_step": 1, "max_length": SHORTEST_LENGTH, "train_length": SHORTEST_LENGTH,
     "teacher_length": 4, "evaluations": 1, "patience": 1, "threads": 0, "seed": 0, "kl": 0, "regression": 0, "gold": 0,
     "random_share": 0, "int8_tau": 0,
@@ -239,8 +241,8 @@ def run_name(config: DistillConfig, data: RankingData, examples: Examples) -> st
     That is the settings, the data, the examples with their teacher's scores, the base's weights, and the code.
     """
     irrelevant = {
-        "output", "cache", "gate", "eval", "test_queries", "parity_queries", "languages", "max_length", "int8_tau",
-        "threads", "keep_missing",
+        "output", "cache", "gate", "eval", "test_queries", "test_depth", "parity_queries", "languages", "max_length",
+        "int8_tau", "threads", "keep_missing",
     }  # fmt: skip
     decisive = {name: value for name, value in plain(config).items() if name not in irrelevant}
     code = sorted(Path(training.__file__).parent.glob("*.py"))

@@ -22,6 +22,7 @@ KEPT = (
     "command", "gates", "lineage", "max_length", "metrics", "notices", "parity", "quantization", "seed", "tier",
     "versions",
 )  # fmt: skip
+STAGES = ("first stage", "teacher", "student", "fp32", "int8")  # a manifest's keys are in alphabetical order
 TIMES = {"torch": "PyTorch, sorted batches of 16", "fp32": "fp32 ONNX, runtime", "int8": "int8 ONNX, runtime"}
 
 
@@ -48,7 +49,8 @@ def section(name: str, result: dict[str, Any]) -> str:
         "| stage | queries | nDCG@10 | MRR@10 |",
         "|---|---|---|---|",
     ]
-    for stage, values in result["metrics"].items():
+    for stage in (stage for stage in STAGES if stage in result["metrics"]):
+        values = result["metrics"][stage]
         cells = [f"{v['mean']:.4f} ({v['low']:.4f} to {v['high']:.4f})" for v in (values["nDCG@10"], values["MRR@10"])]
         lines.append(f"| {stage} | {values['nDCG@10']['queries']} | {' | '.join(cells)} |")
     lines += [
@@ -56,8 +58,9 @@ def section(name: str, result: dict[str, Any]) -> str:
         "| the same 100 passages, interleaved, 5 turns | ms for 100 passages: median (fastest to slowest) |",
         "|---|---|",
     ]
-    for backend, time in parity["milliseconds for 100 passages"].items():
-        lines.append(f"| {TIMES[backend]} | {time['median']:.0f} ({time['low']:.0f} to {time['high']:.0f}) |")
+    for backend, name in TIMES.items():
+        time = parity["milliseconds for 100 passages"][backend]
+        lines.append(f"| {name} | {time['median']:.0f} ({time['low']:.0f} to {time['high']:.0f}) |")
     lines += ["", "| gate | measured | limit | | |", "|---|---|---|---|---|"]
     for gate in result["gates"]:
         verdict = "pass" if gate["passed"] else "FAIL"

@@ -24,11 +24,15 @@ def measured(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     gate = {"name": "size", "value": 3.25, "limit": 5.0, "unit": "MB", "passed": False, "message": "too large"}
     stated: dict[str, Any] = {
         "command": "python -m recipes.distill", "notices": ["Below its first stage."],
-        "metrics": {"int8": {"nDCG@10": value, "MRR@10": value | {"mean": 0.25}}}, "gates": [gate],
+        "metrics": {
+            stage: {"nDCG@10": value, "MRR@10": value | {"mean": 0.25}} for stage in ("int8", "teacher")
+        },
+        "gates": [gate],
         "lineage": {"data": {"name": "planted", "queries": 7}, "run": {"seconds": 210.4, "peak memory in MB": 1234}},
         "quantization": {"rung": "dynamic int8", "fp32_layers": []},
         "parity": {"queries": 40, "pairs": 2000,
-                   "milliseconds for 100 passages": {"int8": {"median": 99.6, "low": 90.0, "high": 120.4}}},
+                   "milliseconds for 100 passages": {
+                       backend: {"median": 99.6, "low": 90.0, "high": 120.4} for backend in ("fp32", "int8", "torch")}},
     }  # fmt: skip
     write_manifest(folder, replace(read_manifest(folder), **stated))
     monkeypatch.setattr(numbers, "RESULTS", tmp_path / "results")
@@ -51,6 +55,7 @@ def test_an_artifact_becomes_a_result_and_a_section(measured: Path) -> None:
         "Below its first stage.",
     ):
         assert row in text
+    assert text.index("| teacher |") < text.index("| int8 |")
     result = json.loads((numbers.RESULTS / "distill-tiny.json").read_text(encoding="utf-8"))
     assert result["model_bytes"] == (measured / "onnx/model.onnx").stat().st_size
 
