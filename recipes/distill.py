@@ -226,8 +226,8 @@ def check(config: DistillConfig, output: Path) -> None:
 
 def peak_megabytes() -> int:
     """The most memory that this process had so far, in MB of 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in kB, on macOS in bytes
-    return round(peak / 1e6 if sys.platform == "darwin" else peak / 1e3)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in units of 1,024 bytes, on macOS in bytes
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
 
 
 def licence(model: str) -> str:
