@@ -1,6 +1,7 @@
 # Each target sets up .venv by itself, from requirements.lock, and only when the lock changed.
 #   make distill [ARGS="--tier nano"]   distil a reranker into artifacts/
 #   make test    [ARGS="-k quantize"]   the whole test suite
+#   make bench   [ARGS="--bulk 0"]      this runtime against others, about half an hour
 #   make lint                           ruff and mypy
 #   make lock                           compile requirements.lock anew from pyproject.toml
 
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 UV := UV_FIND_LINKS="$(LINKS)" VIRTUAL_ENV="$(VENV)" $(BIN)/uv
 
-.PHONY: distill test lint lock install
+.PHONY: distill test bench lint lock install
 
 install: $(INSTALLED)
 
@@ -28,12 +29,17 @@ distill: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)
 
+bench: $(INSTALLED)
+	$(BIN)/python -m recipes.benchmark $(ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A CPU build of torch pins itself as 2.13.0+cpu; the lock names the release, so that any build of it fits.
+# What is locked stays where pyproject.toml allows it. A CPU build of torch pins itself as 2.13.0+cpu; the lock names
+# the release, so that any build of it fits.
 lock: $(INSTALLED)
+	grep -v "^torch==" requirements.lock > requirements.lock.new
 	$(UV) pip compile --quiet --no-header --group dev --python-version 3.11 pyproject.toml -o requirements.lock.new
 	sed 's/+cpu$$//' requirements.lock.new > requirements.lock && rm requirements.lock.new

@@ -18,6 +18,8 @@ from export.to_onnx import ExportError
 from export.verify import Gate
 
 MODEL_PATH = "onnx/model.onnx"  # the only int8 name that text-embeddings-inference and sentence-transformers look for
+# What a training tokenizer was last called with: fastembed takes this max_length for the model's.
+CALL_SETTINGS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 # sentence-transformers applies a sigmoid to one label unless told otherwise; logits are this project's
 # output.
@@ -165,6 +167,9 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, staging: Path, max_lengt
             path.unlink()
     content = json.loads((staging / "tokenizer.json").read_text(encoding="utf-8"))
     write_json(staging / "tokenizer.json", content | {"padding": None, "truncation": None}, indent=None)
+    settings = json.loads((staging / "tokenizer_config.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if name not in CALL_SETTINGS}
+    write_json(staging / "tokenizer_config.json", kept)
 
 
 def serving_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from export.artifact import GateError, publish, seal, stage_artifact
 from export.cls_graph import export_first_token
 from export.to_onnx import ExportError
 from export.verify import Gate, ndcg_gate, size_gate
+from recipes.rivals import Model, fastembed
 
 QUERY = "sort a python list"
 PASSAGES = ["python list sort", "river and mountain, garden in winter", "read file. " * 9]
@@ -100,6 +101,19 @@ def test_folder_holds_the_contracts_files_and_keys(staging: Path) -> None:
         "max_seq_length": 48,
         "do_lower_case": False,
     }
+
+
+def test_a_length_left_in_the_tokenizers_settings_cuts_nothing_in_fastembed(
+    tiny_checkpoint: Path, model: Path, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    file = checkpoint / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_length": 16}))
+    folder = stage_artifact(checkpoint, model, tmp_path / "folder", name="tiny", tier="nano", max_length=48)
+    long = ["bread time river " * 9 + word for word in ("coffee", "solar")]  # 28 tokens, told apart by the last
+    found = fastembed(Model("tiny", folder, checkpoint, 48), 1)("lock", long)
+    assert found == pytest.approx(Reranker(folder, threads=1).score("lock", long), abs=1e-3)
+    assert abs(found[0] - found[1]) > 1e-2
 
 
 def test_padding_and_truncation_baked_into_a_tokenizer_are_removed(

@@ -1,0 +1,297 @@
+"""Time this runtime against what people use today: same weights, texts and cores, turn by turn, in one run.
+
+python -m recipes.benchmark                                  # three shapes of model on the built-in corpus
+python -m recipes.benchmark --data FOLDER --turns 9
+python -m recipes.benchmark --bulk 0                         # without the long part: 1,000 passages of 512 tokens
+"""
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flashranker.pairs import load_tokenizer
+from flashranker.threads import available_threads
+from scipy.stats import spearmanr
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from export.artifact import write_json, write_text
+from export.figures import speed_figure, standalone
+from recipes.distill import say, setting
+from recipes.rivals import MODULES, SYSTEMS, Model, Request, Worker
+from recipes.speed_models import SHAPES, make_model
+from training.data import InputError, RankingData, load
+from training.prepare import first_stage
+
+OURS = "flashranker"
+PACKAGES = ("flashrank", "sentence-transformers", "fastembed", "onnxruntime", "torch", "tokenizers")
+START_CODE = """
+import sys; sys.path.insert(0, {root!r})
+from pathlib import Path
+from recipes.rivals import SYSTEMS, Model
+rank = SYSTEMS[{system!r}](Model({name!r}, Path({folder!r}), Path({checkpoint!r}), {length}), {threads})
+rank("sort a list", ["Return a new list in ascending order.", "Bind a socket."])
+print("done", flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Settings of one run."""
+
+    data: str = setting("pydocs", "where queries and passages come from: pydocs (built in) or a BEIR folder")
+    models: list[str] = setting(None, f"which shapes to time, of {', '.join(SHAPES)}; all by default", nargs="+")
+    threads: int = setting(0, "cores for each system; 0 for all that this process may use")
+    turns: int = setting(7, "turns counted, after one that is not")
+    bulk: int = setting(1000, "passages of 512 tokens in the memory part, on the largest model; 0 leaves it out")
+    bulk_memory: int = setting(16_000, "MB of address space that a system may take in the memory part")
+    starts: int = setting(5, "process starts timed for each system")
+    cache: Path = setting(Path("cache"), "folder where the models to be timed are kept")
+    output: Path = setting(Path("recipes/results/benchmark.json"), "where the numbers go")
+    picture: Path = setting(Path("docs/benchmark.svg"), "where the picture goes")
+
+
+def run(config: BenchmarkConfig, command: str) -> None:
+    """The story of one benchmark. Raises InputError for a system that is not installed, or data without queries."""
+    threads = config.threads or available_threads()
+    names = config.models or list(SHAPES)
+    check(config, names)
+
+    say(f"1/6 models: {', '.join(names)}, {threads} cores")
+    models = [make_model(name, config.cache / "benchmark") for name in names]
+
+    say(f"2/6 texts: {config.data}")
+    workloads = make_workloads(load(config.data, keep_missing=True))
+
+    say(f"3/6 speed: {len(SYSTEMS)} systems, {config.turns} turns")
+    speed = {model.name: time_model(model, workloads, threads, config.turns) for model in models}
+
+    say("4/6 the machine's own rate of multiply-adds")
+    rate = matrix_rate(threads)
+    ideal = {model.name: ideal_ms(model, *workloads["mixed"][0], rate) for model in models}
+
+    say(f"5/6 memory: {config.bulk} passages of 512 tokens")
+    memory = bulk_memory(models[-1], config.bulk, threads, config.bulk_memory) if config.bulk else {}
+
+    say(f"6/6 process starts: {config.starts} of each system")
+    starts = cold_starts(models[0], threads, config.starts)
+
+    results = {
+        "command": command, "settings": {name: str(value) for name, value in asdict(config).items()},
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": threads,
+                    "fp32 multiply-adds per second": rate},
+        "versions": {name: version(name) for name in PACKAGES},
+        "speed": speed, "ideal ms, mixed": ideal, "memory": memory, "starts": starts,
+    }  # fmt: skip
+    write_json(config.output, results)
+    write_text(config.picture, standalone(speed_figure(ratios(speed, "mixed"))))
+    say(table(results))
+
+
+def check(config: BenchmarkConfig, names: Sequence[str]) -> None:
+    """Raises InputError for an unknown shape, a count below 1, or a system that is not installed."""
+    for name in names:
+        if name not in SHAPES:
+            raise InputError(f"--models {name}: expected some of {', '.join(SHAPES)}")
+    if config.turns < 1 or config.starts < 1 or config.bulk < 0 or config.threads < 0:
+        raise InputError("--turns and --starts must be 1 or more, --bulk and --threads 0 or more")
+    for package in PACKAGES:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            raise InputError(f"{package} is not installed: run `make bench`, which installs it") from None
+
+
+def make_workloads(data: RankingData) -> dict[str, list[Request]]:
+    """Requests by name: 100 passages of one query, 10 short ones, and eight callers with 20 each."""
+    queries = [query for query in data.splits.get("test") or data.queries if data.judgments.get(query)][:400:5]
+    found = {query: ids for query, ids in first_stage(data, queries, 100).items() if len(ids) == 100}
+    if len(found) < 8:
+        raise InputError(f"{data.name}: {len(found)} queries have 100 candidates, expected 8: use a larger corpus")
+    lists: list[Request] = [(data.queries[query], [data.passages[i] for i in ids]) for query, ids in found.items()]
+    query, passages = lists[0]
+    short = [" ".join(passage.split()[:15]) for passage in passages[:10]]
+    return {
+        "mixed": [(query, passages)],
+        "short": [(query, short)],
+        "callers": [(query, passages[:20]) for query, passages in lists[:8]],
+    }
+
+
+def time_model(
+    model: Model, workloads: Mapping[str, Sequence[Request]], threads: int, turns: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Workload -> system -> {"median", "low", "high"} in ms, and the largest difference of its scores from ours.
+
+    The systems are open at once and take turns, so that what the machine does meanwhile meets all alike.
+    """
+    workers = {system: Worker(system, model, threads) for system in SYSTEMS}
+    seconds: dict[tuple[str, str], list[float]] = {}
+    scores: dict[tuple[str, str], np.ndarray] = {}
+    try:
+        for turn in tqdm(range(turns + 1), desc=model.name, unit="turn"):
+            for workload, requests in workloads.items():
+                for system, worker in workers.items():
+                    answer = worker.run(requests, callers=len(requests))
+                    scores[workload, system] = np.concatenate(answer["scores"])
+                    if turn:
+                        seconds.setdefault((workload, system), []).append(1000 * answer["seconds"])
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return {
+        workload: {
+            system: spread(seconds[workload, system])
+            | {"rank agreement": agreement(scores[workload, OURS], scores[workload, system])}
+            for system in SYSTEMS
+        }
+        for workload in workloads
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": float(np.median(values)), "low": min(values), "high": max(values)}
+
+
+def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Spearman's correlation: FlashRank gives probabilities where the others give logits."""
+    return float(spearmanr(ours, theirs).statistic)
+
+
+def matrix_rate(threads: int, turns: int = 15) -> float:
+    """fp32 multiply-adds per second of PyTorch's matrix product, (2048, 384) by (384, 1536): the best turn."""
+    torch.set_num_threads(threads)
+    left, right = torch.randn(2048, 384), torch.randn(384, 1536)
+    times = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        for _ in range(4):
+            left @ right
+        times.append(time.perf_counter() - start)
+    return 4 * 2048 * 384 * 1536 / min(times)
+
+
+def ideal_ms(model: Model, query: str, passages: Sequence[str], rate: float) -> float:
+    """Milliseconds for all multiply-adds of the whole model on these pairs, unpadded, at the machine's fp32 rate."""
+    shape, tokenizer = SHAPES[model.name], load_tokenizer(model.folder / "tokenizer.json")
+    pairs = tokenizer.encode_batch([(query, passage) for passage in passages])
+    lengths = np.minimum([len(pair) for pair in pairs], model.max_length).astype(np.float64)
+    per_token = 4 * shape.width**2 + 2 * shape.width * shape.intermediate
+    total = shape.layers * (lengths * per_token + 2 * lengths**2 * shape.width).sum()
+    return float(1000 * total / rate)
+
+
+def bulk_memory(model: Model, passages: int, threads: int, limit: int) -> dict[str, dict[str, Any]]:
+    """System -> peak memory in MB and seconds of ranking long passages at once, each in a fresh process."""
+    long = ["memory " * 600 + str(number) for number in range(passages)]
+    found: dict[str, dict[str, Any]] = {}
+    for system in SYSTEMS:
+        worker = None
+        try:
+            worker = Worker(system, model, threads, limit)
+            answer = worker.run([("how much memory does this take", long)])
+            found[system] = {"peak MB": answer["peak_megabytes"], "seconds": answer["seconds"]}
+        except RuntimeError as error:
+            found[system] = {"failed": str(error)[:200]}
+        finally:
+            if worker:
+                worker.close()
+        say(f"    {system}: {found[system]}")
+    return found
+
+
+def cold_starts(model: Model, threads: int, count: int) -> dict[str, dict[str, dict[str, float]]]:
+    """System -> ms from the start of a process to its first result, and of its import alone; interleaved."""
+
+    def started(system: str) -> list[str]:
+        code = START_CODE.format(
+            root=str(Path.cwd()), system=system, name=model.name, folder=str(model.folder),
+            checkpoint=str(model.checkpoint), length=model.max_length, threads=threads,
+        )  # fmt: skip
+        return [sys.executable, "-c", code]
+
+    def imported(system: str) -> list[str]:
+        return [sys.executable, "-c", f"import {MODULES[system]}"]
+
+    parts: dict[str, Callable[[str], list[str]]] = {"first result ms": started, "import ms": imported}
+    times: dict[tuple[str, str], list[float]] = {}
+    for turn in range(count + 1):
+        # An interpreter that does nothing, to be taken off the imports.
+        bare = milliseconds([sys.executable, "-c", "pass"])
+        for system in SYSTEMS:
+            for part, command in parts.items():
+                taken = milliseconds(command(system)) - (bare if part == "import ms" else 0.0)
+                if turn:
+                    times.setdefault((system, part), []).append(taken)
+    return {system: {part: spread(times[system, part]) for part in parts} for system in SYSTEMS}
+
+
+def milliseconds(command: Sequence[str]) -> float:
+    """How long a process takes; RuntimeError when it fails."""
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    taken = 1000 * (time.perf_counter() - start)
+    if done.returncode:
+        raise RuntimeError(f"{command[-1][:60]!r}: {done.stderr.strip().splitlines()[-1]}")
+    return taken
+
+
+def ratios(speed: Mapping[str, Any], workload: str) -> dict[str, dict[str, float]]:
+    """Model -> system -> how many times our median it takes."""
+    return {
+        model: {
+            system: one["median"] / workloads[workload][OURS]["median"] for system, one in workloads[workload].items()
+        }
+        for model, workloads in speed.items()
+    }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """What a person reads at the end."""
+    lines = []
+    for model, workloads in results["speed"].items():
+        for workload, systems in workloads.items():
+            lines.append(f"{model}, {workload}: ms, median (low to high), times ours, rank agreement")
+            ours = systems[OURS]["median"]
+            for system, one in systems.items():
+                span = f"({one['low']:.1f} to {one['high']:.1f})"
+                lines.append(
+                    f"  {system:<30} {one['median']:>9.1f} {span:<22} {one['median'] / ours:>6.2f}x "
+                    f"{one['rank agreement']:>7.3f}"
+                )
+        share = workloads["mixed"][OURS]["median"] / results["ideal ms, mixed"][model]
+        lines.append(f"  ours over the ideal at this machine's fp32 rate: {share:.2f}")
+    for system, one in results["memory"].items():
+        lines.append(f"memory, {system}: {one}")
+    for system, one in results["starts"].items():
+        found = ", ".join(f"{part} {value['median']:.0f}" for part, value in one.items())
+        lines.append(f"start, {system}: {found}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 when all was measured, 2 for bad input."""
+    arguments = sys.argv[1:] if argv is None else argv
+    settings: Any = BenchmarkConfig
+    (config,) = HfArgumentParser(
+        settings, prog="python -m recipes.benchmark", description=__doc__
+    ).parse_args_into_dataclasses(arguments)
+    try:
+        run(config, " ".join(["python -m recipes.benchmark", *arguments]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
