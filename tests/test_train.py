@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from scipy.stats import kendalltau
 
+import training.train
 from training.data import RankingData
 from training.examples import Example, as_dataset
 from training.losses import DistillationLoss, NeighbourhoodLoss
@@ -83,6 +86,22 @@ def test_the_student_recovers_a_planted_order_and_a_shuffled_teacher_does_not_le
     teacher = planted(0)
     assert agreement(run(tiny_checkpoint, tmp_path / "true", teacher), teacher) > 0.8
     assert agreement(run(tiny_checkpoint, tmp_path / "shuffled", planted(7)), teacher) < 0.4
+
+
+def test_a_step_in_parts_is_the_same_step(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = planted(0)
+    weights = []
+    for at_once in (8, 2, 1):
+        monkeypatch.setattr(training.train, "ROWS_AT_ONCE", at_once)
+        checkpoint = run(tiny_checkpoint, tmp_path / str(at_once), teacher, rounds=12)
+        weights.append(load_file(checkpoint / "model.safetensors")["classifier.weight"])
+    start = load_file(tmp_path / "8/start/model.safetensors")["classifier.weight"]
+    moved = (weights[0] - start).abs().max()
+    assert moved > 1e-3
+    for other in weights[1:]:
+        assert (other - weights[0]).abs().max() < 0.02 * moved
 
 
 def test_neighbourhoods_teach_which_passage_answers_and_shuffled_ones_do_not(bi_encoder: Path, tmp_path: Path) -> None:
