@@ -120,3 +120,14 @@ def make_manifest(folder: Path) -> Manifest:
         command="pytest",
         notices=[],
     )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a nested file and a manifest, and no model in it."""
+    made = tmp_path / "made"
+    (made / "onnx").mkdir(parents=True)
+    (made / "onnx" / "model.onnx").write_bytes(b"abc")
+    (made / "tokenizer.json").write_bytes(b"")
+    write_manifest(made, make_manifest(made))
+    return made

@@ -4,33 +4,22 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import make_manifest
-from flashranker import ArtifactError, FormatError, ModelNotFoundError, Reranker
+from flashranker import ArtifactError, FormatError, ModelNotFoundError, Reranker, artifact
 from flashranker.artifact import (
     MANIFEST_NAME,
     Calibration,
     FileEntry,
     list_files,
-    publish,
     read_manifest,
     verify_files,
     write_manifest,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with a nested file and a manifest."""
-    made = tmp_path / "made"
-    (made / "onnx").mkdir(parents=True)
-    (made / "onnx" / "model.onnx").write_bytes(b"abc")
-    (made / "tokenizer.json").write_bytes(b"")
-    write_manifest(made, make_manifest(made))
-    return made
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -198,69 +187,35 @@ def test_a_sound_folder_with_a_model_of_another_kind_is_refused(tiny_artifact: P
             Reranker(folder, threads=1)
 
 
-def copy_of(folder: Path, name: str, content: bytes) -> Path:
-    copied = shutil.copytree(folder, folder.parent / name)
-    (copied / "tokenizer.json").write_bytes(content)
-    write_manifest(copied, make_manifest(copied))
-    return copied
+def test_a_file_is_read_once_and_again_after_any_change_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, path = make_manifest(folder), folder / "onnx/model.onnx"
+    read: list[str] = []
+    hash_file = artifact.hash_file
+    monkeypatch.setattr(artifact, "hash_file", lambda given: (read.append(given.name), hash_file(given))[1])
+    monkeypatch.setattr(artifact, "SETTLED_SECONDS", 0.0)
+    time.sleep(0.05)
+    artifact.verify_files(folder, manifest)
+    assert sorted(read) == sorted(name.rpartition("/")[2] for name in manifest.files)
+    read.clear()
+    artifact.verify_files(folder, manifest)
+    assert read == []
+
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[1] ^= 1
+    path.write_bytes(content)  # as many bytes as before, and the old time of change
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ArtifactError, match=r"model\.onnx was changed"):
+        artifact.verify_files(folder, manifest)
 
 
-def test_publish_moves_the_new_one_in_and_leaves_nothing_else(folder: Path) -> None:
-    target = folder.parent / "final"
-    publish(copy_of(folder, "staging", b"old"), target)
-    publish(copy_of(folder, "staging", b"new"), target)
-    assert (target / "tokenizer.json").read_bytes() == b"new"
-    verify_files(target, read_manifest(target))
-    assert sorted(os.listdir(folder.parent)) == ["final", "made"]
-
-
-@pytest.mark.parametrize("calls", [1, 2])
-def test_publish_brought_down_at_either_rename_keeps_the_old_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, calls: int
-) -> None:
-    target, staging = copy_of(folder, "final", b"old"), copy_of(folder, "staging", b"new")
-    rename, left = os.rename, [calls]
-
-    def failing(source: Path, destination: Path) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise OSError("disk on fire")
-        rename(source, destination)
-
-    monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OSError, match="disk on fire"):
-        publish(staging, target)
-    assert (target / "tokenizer.json").read_bytes() == b"old"
-    verify_files(target, read_manifest(target))
-
-
-def test_publish_after_a_crash_between_its_renames_takes_the_leftover_away(folder: Path) -> None:
-    copy_of(folder, ".final.old", b"old")
-    publish(copy_of(folder, "staging", b"new"), folder.parent / "final")
-    assert sorted(os.listdir(folder.parent)) == ["final", "made"]
-
-
-def test_publish_refuses_a_half_made_staging_folder(folder: Path) -> None:
-    target = copy_of(folder, "final", b"old")
-    changed, unlisted, bare = (copy_of(folder, name, b"new") for name in ("changed", "unlisted", "bare"))
-    (changed / "tokenizer.json").write_bytes(b"ne")
-    (unlisted / "extra").write_bytes(b"")
-    (bare / MANIFEST_NAME).unlink()
-    for staging in (changed, unlisted, bare):
-        with pytest.raises(ArtifactError):
-            publish(staging, target)
-    assert (target / "tokenizer.json").read_bytes() == b"old"
-
-
-def test_publish_never_replaces_what_is_no_artifact(folder: Path, tmp_path: Path) -> None:
-    home, file, link = tmp_path / "home", tmp_path / "file", tmp_path / "link"
-    home.mkdir()
-    (home / "thesis.txt").write_text("years of work")
-    file.write_text("a file")
-    link.symlink_to(folder)
-    for target in (home, file, link):
-        with pytest.raises(ArtifactError, match="not replaced"):
-            publish(folder, target)
-    assert (home / "thesis.txt").read_text() == "years of work"
-    with pytest.raises(ArtifactError, match="no sibling"):
-        publish(folder, home / "deeper")
+def test_a_file_changed_a_moment_ago_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = make_manifest(folder)
+    artifact.verify_files(folder, manifest)
+    read: list[Path] = []
+    hash_file = artifact.hash_file
+    monkeypatch.setattr(artifact, "hash_file", lambda given: (read.append(given), hash_file(given))[1])
+    for name in manifest.files:
+        os.utime(folder / name)
+    artifact.verify_files(folder, manifest)
+    artifact.verify_files(folder, manifest)
+    assert len(read) == 2 * len(manifest.files)

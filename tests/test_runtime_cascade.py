@@ -53,6 +53,19 @@ def test_three_rankers_keep_fewer_and_fewer(rankers: list[Reranker]) -> None:
     assert [hit.index for hit in hits] == [*turned[:4][::-1], *turned[4:], *plain[10:]]
 
 
+def test_a_query_that_a_later_ranker_refuses_is_refused_before_the_first_runs(
+    rankers: list[Reranker], tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, narrow = rankers[0], Reranker(tiny_artifact, max_length=16)
+    query = " ".join(WORDS[:10])
+    assert len(first.rerank(query, PASSAGES)) == len(PASSAGES)
+    monkeypatch.setattr(first, "_run", lambda *_: pytest.fail("the first ranker ran"))
+    with pytest.raises(InputError, match="the query has 10 tokens, expected at most"):
+        Cascade([first, narrow]).rerank(query, PASSAGES)
+    with pytest.raises(InputError, match="the query has 10 tokens, expected at most"):
+        asyncio.run(Cascade([first, narrow]).arerank(query, PASSAGES))
+
+
 def test_bad_settings_are_named(rankers: list[Reranker]) -> None:
     for given in (rankers[:1], rankers[0], [rankers[0], "nano"]):
         with pytest.raises(InputError, match="expected two or more Reranker"):

@@ -127,6 +127,7 @@ def test_bench_times_three_lengths(tiny_artifact: Path, capsys: pytest.CaptureFi
         ([], b'{"query": "time"}\n', 'passages.jsonl:1: expected an object with "query" and "passages"'),
         ([], b'{"query": "time", "passages": [3]}\n', "passage 0 is of type int"),
         (["--threads", "0", "--query", "time"], b"bread\n", "threads is 0"),
+        (["--keep", "3", "--query", "time"], b"bread\n", "--keep 3 with one model"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -140,6 +141,20 @@ def test_bad_input_is_one_line_and_exit_2(
     assert named in found.err
     assert found.err.startswith("error: ")
     assert found.err.count("\n") == 1
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_model(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny_artifact, tmp_path / "large,v2")
+    (tmp_path / "passages").write_text("bread\n")
+    assert main(["rerank", str(folder), str(tmp_path / "passages"), "--query", "time"]) == 0
+    assert capsys.readouterr().out.endswith("bread\n")
+
+
+def test_bench_of_no_passages_is_refused(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["bench", str(tiny_artifact), "--passages", "-5"]) == 2
+    assert capsys.readouterr().err.startswith("error: --passages is -5, expected an integer of 1 or more")
 
 
 def test_a_missing_model_or_file_is_named(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,11 +1,13 @@
 """FlashRank's interface and other tools' folders: the same results, without the surprises."""
 
 import copy
+import inspect
 import json
 import math
 import shutil
 from pathlib import Path
 
+import flashrank
 import numpy as np
 import onnx
 import pytest
@@ -75,6 +77,11 @@ def test_max_length_is_in_tokens(foreign: Path) -> None:
     assert short.ranker.score("lock", long) == Reranker(foreign, foreign=True, max_length=16).score("lock", long)
     assert short.ranker.score("lock", long) != whole.ranker.score("lock", long)
     assert Ranker("flat", foreign.parent, max_length=5000).ranker.max_length == 64
+
+
+def test_the_defaults_are_flashranks() -> None:
+    theirs, ours = (inspect.signature(one.__init__).parameters for one in (flashrank.Ranker, Ranker))
+    assert {name: p.default for name, p in ours.items()} == {name: p.default for name, p in theirs.items()}
 
 
 def test_bad_requests_are_named(foreign: Path) -> None:

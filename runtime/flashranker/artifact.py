@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +20,9 @@ from flashranker.errors import ArtifactError, FormatError, ModelNotFoundError
 FORMAT_VERSION = 1
 MANIFEST_NAME = "flashranker.json"
 MODEL_NAME, TOKENIZER_NAME = "onnx/model.onnx", "tokenizer.json"
+SETTLED_SECONDS = (
+    2.0  # a file changed later than that before it was read could change again within one tick of its clock
+)
 SHORTEST_LENGTH = 16  # tokens; with less, a query of a few words leaves nothing to the passage
 
 
@@ -115,7 +119,8 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
 def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
     """Check size and SHA-256 of every file that the manifest lists; ArtifactError at the first that differs.
 
-    Files that are not listed are left alone (hubs and desktops add their own) and never opened. A listed file
+    A file is read once in a process, and again when its status says that it changed. Files that are not listed are left
+    alone (hubs and desktops add their own) and never opened. A listed file
     may be a symbolic link, as in the hub's cache: its content must match the hash all the same.
     """
     root = Path(folder)
@@ -123,7 +128,7 @@ def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
         _check_name(name, root / MANIFEST_NAME)
         path = root / name
         try:
-            found = hash_file(path)
+            found = file_entry(path)
         except (OSError, ValueError) as error:  # ValueError: a name that the file system cannot spell
             raise ArtifactError(
                 f"{path}, a listed file, cannot be read ({error}): copy or export the artifact again"
@@ -185,8 +190,22 @@ def replaceable(target: Path) -> bool:
     )
 
 
+def file_entry(path: Path) -> FileEntry:
+    """Size and hash of one file, read once in a process for each change of it; OSError if it can't be read."""
+    stat = os.stat(path)
+    # A program may set a file back to an old mtime, but not its ctime (on Windows that is the time of creation).
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    known = _hashed.get(os.path.realpath(path))
+    if known is not None and known[0] == state:
+        return known[1]
+    entry = hash_file(path)
+    if max(stat.st_mtime, stat.st_ctime) < time.time() - SETTLED_SECONDS:
+        _hashed[os.path.realpath(path)] = (state, entry)
+    return entry
+
+
 def hash_file(path: Path) -> FileEntry:
-    """Size and hash of one file; OSError if it can't be read."""
+    """Size and hash of one file, read whole; OSError if it can't be read."""
     digest, size = hashlib.sha256(), 0
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -212,6 +231,8 @@ def _check_name(name: str, path: Path) -> None:
             f"{path} lists the file {name!r}, expected a path inside the folder: do not use this artifact"
         )
 
+
+_hashed: dict[str, tuple[tuple[int, ...], FileEntry]] = {}
 
 _JSON_TYPES: dict[str, type] = {
     "name": str, "tier": str, "max_length": int, "calibration": dict, "files": dict, "lineage": dict,

@@ -31,7 +31,7 @@ class Cascade:
 
     def rerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """As `Reranker.rerank`; passages that no later ranker read come behind those it read."""
-        count = None if top_n is None else check_count(top_n, "top_n", 1)
+        count = self._checked(query, top_n)
         hits = self.rankers[0].rerank(query, passages)
         for ranker, keep in zip(self.rankers[1:], self.keep, strict=True):
             hits = _reordered(hits, keep, ranker.rerank(query, [hit.passage for hit in hits[:keep]]))
@@ -39,11 +39,17 @@ class Cascade:
 
     async def arerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """As `Reranker.arerank`."""
-        count = None if top_n is None else check_count(top_n, "top_n", 1)
+        count = self._checked(query, top_n)
         hits = await self.rankers[0].arerank(query, passages)
         for ranker, keep in zip(self.rankers[1:], self.keep, strict=True):
             hits = _reordered(hits, keep, await ranker.arerank(query, [hit.passage for hit in hits[:keep]]))
         return hits[:count]
+
+    def _checked(self, query: str, top_n: int | None) -> int | None:
+        """`top_n`; raises InputError, before anything runs, for one or a query that some ranker refuses."""
+        for ranker in self.rankers:
+            ranker.check_query(query)
+        return None if top_n is None else check_count(top_n, "top_n", 1)
 
 
 def _reordered(hits: list[Hit], keep: int, best: list[Hit]) -> list[Hit]:

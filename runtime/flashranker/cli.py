@@ -20,11 +20,13 @@ from typing import Any
 from flashranker.artifact import MODEL_NAME, read_manifest, verify_files
 from flashranker.cascade import Cascade
 from flashranker.errors import FlashRankerError, InputError
+from flashranker.inputs import check_count
 from flashranker.reranker import LONG, Hit, Reranker
 
 # Words for `bench`; how fast a model is does not depend on what it reads, only on how much.
 SENTENCE = "The function returns a new list with all items of the given iterable in ascending order of their keys. "
 TURNS = 5
+KEEP = 25
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,8 +44,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _rerank(arguments: argparse.Namespace) -> None:
-    rankers = [_open(arguments, model) for model in arguments.model.split(",")]
-    ranker = Cascade(rankers, keep=arguments.keep) if len(rankers) > 1 else rankers[0]
+    models = [arguments.model] if Path(arguments.model).is_dir() else arguments.model.split(",")
+    if len(models) == 1 and arguments.keep is not None:
+        raise InputError(f"--keep {arguments.keep} with one model, expected a cascade MODEL,MODEL: leave it out")
+    rankers = [_open(arguments, model) for model in models]
+    keep = KEEP if arguments.keep is None else arguments.keep
+    ranker = Cascade(rankers, keep=keep) if len(rankers) > 1 else rankers[0]
     if arguments.query is not None:
         passages = [_passage(where, line) for where, line in _lines(arguments.file)]
         requests: Iterable[tuple[str, Any]] = [(arguments.query, passages)]
@@ -99,10 +105,11 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
+    count = check_count(arguments.passages, "--passages", 1)
     ranker = _open(arguments, arguments.model)
     results = []
     for name, sentences in (("short", 1), ("medium", 5), ("full length", 100)):
-        passages = [f"{number} {SENTENCE * sentences}" for number in range(arguments.passages)]
+        passages = [f"{number} {SENTENCE * sentences}" for number in range(count)]
         seconds = []
         for turn in range(TURNS + 1):  # the first is a warm-up
             start = time.perf_counter()
@@ -110,13 +117,13 @@ def _bench(arguments: argparse.Namespace) -> None:
             if turn:
                 seconds.append(time.perf_counter() - start)
         results.append({
-            "passages": name, "count": arguments.passages, "turns": TURNS, "threads": ranker.threads,
+            "passages": name, "count": count, "turns": TURNS, "threads": ranker.threads,
             "median ms": 1000 * median(seconds), "fastest ms": 1000 * min(seconds), "slowest ms": 1000 * max(seconds),
         })  # fmt: skip
     if arguments.json:
         print(json.dumps(results))
         return
-    print(f"{arguments.passages} passages, {ranker.threads} threads, {TURNS} turns; milliseconds: median (range)")
+    print(f"{count} passages, {ranker.threads} threads, {TURNS} turns; milliseconds: median (range)")
     for result in results:
         span = f"({result['fastest ms']:.1f} to {result['slowest ms']:.1f})"
         print(f"{result['passages']:<12} {result['median ms']:>9.1f} {span}")
@@ -206,7 +213,9 @@ def _parser() -> argparse.ArgumentParser:
     rerank.add_argument("--query", help="rank the lines of FILE, each a passage, for this query")
     rerank.add_argument("--top-n", type=int, help="how many passages to print (default: all)")
     rerank.add_argument("--long", choices=LONG, default="cut", help="long passages: cut, or maxp, best of its windows")
-    rerank.add_argument("--keep", type=int, default=25, help="passages kept by each model of a cascade MODEL,MODEL")
+    rerank.add_argument(
+        "--keep", type=int, help=f"passages that a cascade MODEL,MODEL keeps after each model (default: {KEEP})"
+    )
     command("info", _info, "what a model is: origin, size, quality, gates")
     command("verify", _verify, "check every file of a model folder against its manifest, and run the model once")
     bench = command("bench", _bench, "milliseconds for passages of three lengths on this machine")

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH
+from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH, read_manifest
 from flashranker.errors import InputError
+from flashranker.foreign import describe_foreign
 from flashranker.inputs import check_count
 from flashranker.reranker import Reranker, sigmoid
 
@@ -26,16 +27,22 @@ class RerankRequest:
 class Ranker:
     """`Ranker(model_name, cache_dir)` loads the folder `cache_dir/model_name`: FlashRank's own, or an artifact.
 
-    `max_length` is in tokens, cut to what the model reads. Raises the errors of `Reranker`.
+    The defaults are FlashRank's, so a model that it has downloaded is found. `max_length` is in tokens, cut to what the
+    model reads. Raises the errors of `Reranker`.
     """
 
     def __init__(
-        self, model_name: str, cache_dir: str | Path = ".", max_length: int = 512, log_level: str = "INFO"
+        self,
+        model_name: str = "ms-marco-TinyBERT-L-2-v2",
+        cache_dir: str | Path = "/tmp",
+        max_length: int = 512,
+        log_level: str = "INFO",
     ) -> None:
         folder = Path(cache_dir) / model_name
         longest = check_count(max_length, "max_length", SHORTEST_LENGTH)
-        self.ranker = Reranker(folder, foreign=not (folder / MANIFEST_NAME).is_file())
-        self.ranker.max_length = min(longest, self.ranker.max_length)
+        foreign = not (folder / MANIFEST_NAME).is_file()
+        manifest = describe_foreign(folder)[1] if foreign else read_manifest(folder)
+        self.ranker = Reranker(folder, foreign=foreign, max_length=min(longest, manifest.max_length))
 
     def rerank(self, request: RerankRequest) -> list[dict[str, Any]]:
         """Copies of the passages with a "score" in 0..1, best first.

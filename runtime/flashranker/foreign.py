@@ -15,7 +15,7 @@ from flashranker.artifact import (
     TOKENIZER_NAME,
     Calibration,
     Manifest,
-    hash_file,
+    file_entry,
 )
 from flashranker.errors import ArtifactError, ModelNotFoundError
 
@@ -42,7 +42,7 @@ def describe_foreign(folder: str | os.PathLike[str]) -> tuple[Path, Manifest]:
         LONGEST,
     ]
     longest = int(min(limit for limit in limits if isinstance(limit, (int, float)) and limit >= SHORTEST_LENGTH))
-    files = {MODEL_NAME: hash_file(model), TOKENIZER_NAME: hash_file(tokenizer)}
+    files = {MODEL_NAME: file_entry(model), TOKENIZER_NAME: file_entry(tokenizer)}
     return model, Manifest(
         format_version=FORMAT_VERSION, name=root.resolve().name, tier="foreign", max_length=longest,
         calibration=Calibration(1.0, 0.0), files=files, lineage={}, metrics={}, parity={}, gates=[], quantization={},

@@ -1,13 +1,18 @@
 """Query and passage text to model inputs: the query whole, the passage cut on its right where it must be."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from flashranker.errors import ArtifactError, InputError
 from flashranker.inputs import encodable
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Frame:
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Load tokenizer.json without its padding and truncation; ArtifactError if it cannot join pairs."""
+    from tokenizers import Tokenizer  # here, and not above: see session.py
+
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception

@@ -1,6 +1,5 @@
 """Rerank passages for a query with an artifact folder, on a CPU."""
 
-import asyncio
 import logging
 import math
 import os
@@ -83,7 +82,7 @@ class Reranker:
         self.manifest = loaded.manifest
         self._tokenizer, self._logit = loaded.tokenizer, loaded.logit
         longest = self.manifest.max_length
-        self.max_length = (
+        self._max_length = (
             longest if max_length is None else check_count(max_length, "max_length", SHORTEST_LENGTH, longest)
         )
         self.long = long
@@ -91,11 +90,20 @@ class Reranker:
         self._cache = cache
         # All that decides a logit; what was computed with other weights or settings has another key.
         files = (self.manifest.files[name].sha256 for name in (MODEL_NAME, TOKENIZER_NAME))
-        self._key = " ".join([*files, str(self.max_length), long]).encode()
+        self._key = " ".join([*files, str(self.max_length), long, loaded.engine]).encode()
         self._tokens: Recent[str, list[int]] = Recent(_TOKENS_KEPT)
         self._lock = Guard()
         self._pool = Pool(self.threads)
         self._run([check_request("a", ["a"])])  # a model of another output shape fails here, not in a search
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of query and passage together, special tokens included, that the model reads."""
+        return self._max_length
+
+    def check_query(self, query: str) -> None:
+        """Raise InputError for a query that `rerank` would refuse, with nothing run."""
+        frame_query(self._tokenizer, check_request(query, []).query, self.max_length)
 
     def rerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """Return the `top_n` (default: all) best passages, best first; equal logits keep the order given.
@@ -111,6 +119,8 @@ class Reranker:
 
         Cancelled, it drops what has not begun, so that `threads` pairs at most are still computed in vain.
         """
+        import asyncio  # here, and not above: it takes as long to import as all of this package
+
         requests = [check_request(query, passages)]
         stop = threading.Event()
         work = asyncio.get_running_loop().run_in_executor(None, self._rerank, requests, top_n, stop)

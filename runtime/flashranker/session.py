@@ -1,13 +1,18 @@
 """The ONNX model: loaded with checks, run one pair at a time on the calling thread."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from flashranker.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 def load_model(path: Path) -> Callable[[dict[str, np.ndarray]], float]:
@@ -34,7 +39,16 @@ def load_model(path: Path) -> Callable[[dict[str, np.ndarray]], float]:
     return logit
 
 
+def engine_version() -> str:
+    """Name and version of what computes the logits."""
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
 def _open(path: Path) -> onnxruntime.InferenceSession:
+    import onnxruntime  # here, and not above: a program that imports flashranker need not load a model
+
     options = onnxruntime.SessionOptions()
     # One thread a run: every sum is made in the same order, and the cores are kept busy by other pairs.
     options.intra_op_num_threads = 1
