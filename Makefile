@@ -1,5 +1,6 @@
 # Each target sets up .venv by itself, from requirements.lock, and only when the lock changed.
 #   make distill [ARGS="--tier nano"]   distil a reranker into artifacts/
+#   make finetune ARGS="--documents D"  fine-tune one on documents or data of your own
 #   make test    [ARGS="-k quantize"]   the whole test suite
 #   make bench   [ARGS="--bulk 0"]      this runtime against others, about half an hour
 #   make lint                           ruff and mypy
@@ -13,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 UV := UV_FIND_LINKS="$(LINKS)" VIRTUAL_ENV="$(VENV)" $(BIN)/uv
 
-.PHONY: distill test bench lint lock install
+.PHONY: distill finetune test bench lint lock install
 
 install: $(INSTALLED)
 
@@ -25,6 +26,9 @@ $(INSTALLED): requirements.lock runtime/pyproject.toml
 
 distill: $(INSTALLED)
 	$(BIN)/python -m recipes.distill $(ARGS)
+
+finetune: $(INSTALLED)
+	$(BIN)/python -m recipes.finetune $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)

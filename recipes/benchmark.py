@@ -6,10 +6,9 @@ python -m recipes.benchmark --bulk 0                         # without the long 
 """
 
 import platform
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,22 +24,14 @@ from transformers import HfArgumentParser
 
 from export.artifact import write_json, write_text
 from export.figures import speed_figure, standalone
-from recipes.distill import say, setting
-from recipes.rivals import MODULES, SYSTEMS, Model, Request, Worker
+from recipes.rivals import SYSTEMS, Model, Request, Worker
+from recipes.settings import HelpFormatter, say, setting
 from recipes.speed_models import SHAPES, make_model
+from recipes.starts import cold_starts, spread
 from training.data import InputError, RankingData, load
-from training.prepare import first_stage
 
 OURS = "flashranker"
 PACKAGES = ("flashrank", "sentence-transformers", "fastembed", "onnxruntime", "torch", "tokenizers")
-START_CODE = """
-import sys; sys.path.insert(0, {root!r})
-from pathlib import Path
-from recipes.rivals import SYSTEMS, Model
-rank = SYSTEMS[{system!r}](Model({name!r}, Path({folder!r}), Path({checkpoint!r}), {length}), {threads})
-rank("sort a list", ["Return a new list in ascending order.", "Bind a socket."])
-print("done", flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -111,18 +102,29 @@ def check(config: BenchmarkConfig, names: Sequence[str]) -> None:
 
 
 def make_workloads(data: RankingData) -> dict[str, list[Request]]:
-    """Requests by name: 100 passages of one query, 10 short ones, and eight callers with 20 each."""
-    queries = [query for query in data.splits.get("test") or data.queries if data.judgments.get(query)][:400:5]
-    found = {query: ids for query, ids in first_stage(data, queries, 100).items() if len(ids) == 100}
-    if len(found) < 8:
-        raise InputError(f"{data.name}: {len(found)} queries have 100 candidates, expected 8: use a larger corpus")
-    lists: list[Request] = [(data.queries[query], [data.passages[i] for i in ids]) for query, ids in found.items()]
-    query, passages = lists[0]
-    short = [" ".join(passage.split()[:15]) for passage in passages[:10]]
+    """Requests by name: 100 passages of mixed length, 10 short ones, and eight callers with 10 each.
+
+    Passages are a query's candidates where the data bring some, and drawn from the whole corpus otherwise: what BM25
+    finds in `pydocs` are mostly passages longer than a model reads, of one length therefore.
+    """
+    queries = [query for query in data.splits.get("test") or data.queries if data.judgments.get(query)]
+    draw = np.random.default_rng(0)
+    ids = np.array(list(data.passages), dtype=object)
+    if data.candidates:
+        lists = {query: data.candidates.get(query, [])[:100] for query in queries}
+        lists = {query: found for query, found in lists.items() if len(found) == 100}
+    else:
+        lists = {query: list(draw.choice(ids, 100, replace=False)) for query in queries[:8] if len(ids) >= 100}
+    if len(lists) < 8:
+        raise InputError(f"{data.name}: {len(lists)} queries have 100 candidates, expected 8: use a larger corpus")
+    requests: list[Request] = [
+        (data.queries[query], [data.passages[i] for i in found]) for query, found in lists.items()
+    ]
+    query, passages = requests[0]
     return {
         "mixed": [(query, passages)],
-        "short": [(query, short)],
-        "callers": [(query, passages[:20]) for query, passages in lists[:8]],
+        "short": [(query, [" ".join(passage.split()[:15]) for passage in passages[:10]])],
+        "callers": [(query, passages[:10]) for query, passages in requests[:8]],
     }
 
 
@@ -155,11 +157,6 @@ def time_model(
         }
         for workload in workloads
     }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {"median": float(np.median(values)), "low": min(values), "high": max(values)}
 
 
 def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -209,42 +206,6 @@ def bulk_memory(model: Model, passages: int, threads: int, limit: int) -> dict[s
     return found
 
 
-def cold_starts(model: Model, threads: int, count: int) -> dict[str, dict[str, dict[str, float]]]:
-    """System -> ms from the start of a process to its first result, and of its import alone; interleaved."""
-
-    def started(system: str) -> list[str]:
-        code = START_CODE.format(
-            root=str(Path.cwd()), system=system, name=model.name, folder=str(model.folder),
-            checkpoint=str(model.checkpoint), length=model.max_length, threads=threads,
-        )  # fmt: skip
-        return [sys.executable, "-c", code]
-
-    def imported(system: str) -> list[str]:
-        return [sys.executable, "-c", f"import {MODULES[system]}"]
-
-    parts: dict[str, Callable[[str], list[str]]] = {"first result ms": started, "import ms": imported}
-    times: dict[tuple[str, str], list[float]] = {}
-    for turn in range(count + 1):
-        # An interpreter that does nothing, to be taken off the imports.
-        bare = milliseconds([sys.executable, "-c", "pass"])
-        for system in SYSTEMS:
-            for part, command in parts.items():
-                taken = milliseconds(command(system)) - (bare if part == "import ms" else 0.0)
-                if turn:
-                    times.setdefault((system, part), []).append(taken)
-    return {system: {part: spread(times[system, part]) for part in parts} for system in SYSTEMS}
-
-
-def milliseconds(command: Sequence[str]) -> float:
-    """How long a process takes; RuntimeError when it fails."""
-    start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    taken = 1000 * (time.perf_counter() - start)
-    if done.returncode:
-        raise RuntimeError(f"{command[-1][:60]!r}: {done.stderr.strip().splitlines()[-1]}")
-    return taken
-
-
 def ratios(speed: Mapping[str, Any], workload: str) -> dict[str, dict[str, float]]:
     """Model -> system -> how many times our median it takes."""
     return {
@@ -283,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     settings: Any = BenchmarkConfig
     (config,) = HfArgumentParser(
-        settings, prog="python -m recipes.benchmark", description=__doc__
+        settings, prog="python -m recipes.benchmark", description=__doc__, formatter_class=HelpFormatter
     ).parse_args_into_dataclasses(arguments)
     try:
         run(config, " ".join(["python -m recipes.benchmark", *arguments]))

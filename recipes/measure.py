@@ -1,4 +1,4 @@
-"""The second half of every recipe: a checkpoint becomes an int8 folder, every stage is measured, gates decide."""
+"""The second half of every recipe that trains: a checkpoint becomes an int8 folder, and every stage is measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Any
 import flashranker
 import numpy as np
 from flashranker import Reranker
-from flashranker.artifact import Calibration, read_manifest
+from flashranker.artifact import Calibration
 from flashranker.pairs import frame_query, load_tokenizer
+from transformers import AutoConfig
 
-from export.artifact import publish, seal, stage_artifact
+from export.artifact import stage_artifact
 from export.calibrate import brier_score, expected_calibration_error, fit_platt, probabilities
 from export.cls_graph import export_first_token
 from export.parity import encode_requests, measure_latency, runtime_logits, torch_logits
 from export.quantize import quantize_int8
-from export.report import ReportContent, write_report
 from export.to_onnx import load_checkpoint
 from export.verify import (
     Gate,
@@ -75,8 +75,29 @@ def grades_of(held: Held) -> np.ndarray:
     return np.array([max(0, judged[q].get(i, 0)) for q, ids in held.candidates.items() for i in ids])
 
 
+def check_held_out(dev: Held, tests: Held, base: Path, max_length: int) -> None:
+    """Raises InputError, before anything is trained for it, where the end of the recipe would fail.
+
+    That is a query that the runtime refuses, a length that the base can't read, or dev candidates of one kind only.
+    """
+    try:
+        positions = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
+    except (OSError, ValueError):  # no model at all, which the making of the student names
+        positions = None
+    if positions and max_length > positions:
+        raise InputError(f"--max_length is {max_length}: the base has {positions} positions, expected at most that")
+    if len(set(grades_of(dev) > 0)) != 2:
+        kind = "irrelevant" if not (grades_of(dev) > 0).any() else "relevant"
+        raise InputError(
+            f"{dev.data.name}: all candidates of the {len(dev.candidates)} dev queries are {kind}, expected both kinds "
+            "to calibrate on: raise --dev_queries, or give candidates that hold both"
+        )
+    for held in (dev, tests):
+        check_queries(held, base, max_length)
+
+
 def check_queries(held: Held, base: Path, max_length: int) -> None:
-    """Raises InputError, naming the query, where the runtime would refuse it: before anything is trained for it."""
+    """Raises InputError, naming the query, where the runtime would refuse it."""
     if not (base / "tokenizer.json").is_file():
         return
     tokenizer = load_tokenizer(base / "tokenizer.json")
@@ -134,12 +155,14 @@ def measure(
     exported: Exported,
     trained: TrainingResult,
     held: Held,
-    teacher: Run,
+    others: Mapping[str, Run],
     limit_megabytes: float,
     parity_queries: int,
 ) -> Measured:
     """Score the held-out candidates by PyTorch and by int8, some of them by fp32 ONNX too, and judge.
 
+    `others` are runs on the same candidates to be shown beside: the "teacher"; or a "base", which the student may not
+    be worse than.
     Both ONNX models run through the shipped runtime. fp32 scores about `parity_queries` of the queries, evenly spread.
     """
     some, requests, ranker = some_of(held, parity_queries), requests_of(held), Reranker(exported.int8)
@@ -151,7 +174,7 @@ def measure(
     }
     kept = set(some.candidates)
     again = [values for query, values in zip(answered(held), logits["student"], strict=True) if query in kept]
-    runs: dict[str, Run] = {"first stage": first_stage_run(held.candidates), "teacher": teacher}
+    runs: dict[str, Run] = {"first stage": first_stage_run(held.candidates), **others}
     runs |= {stage: as_run((some if stage == "fp32" else held).candidates, values) for stage, values in logits.items()}
     judgments = held.data.judgments
     metrics = {stage: summarise(run, {query: judgments[query] for query in run}) for stage, run in runs.items()}
@@ -191,6 +214,12 @@ def measure(
     return Measured(metrics, gates, parity, latency, flat["int8"], grades)
 
 
+def checkpoint_run(checkpoint: Path, held: Held, folder: Path, max_length: int) -> Run:
+    """How a checkpoint orders the held-out candidates, by PyTorch; `folder` holds its tokenizer."""
+    encoded = encode_requests(folder, requests_of(held), max_length)
+    return as_run(held.candidates, torch_logits(load_checkpoint(checkpoint), encoded))
+
+
 def some_of(held: Held, limit: int) -> Held:
     """About `limit` of the queries that have candidates, evenly spread over all."""
     queries = answered(held)
@@ -210,13 +239,17 @@ def as_run(candidates: Candidates, logits: list[np.ndarray]) -> Run:
 
 
 def quality_gates(runs: Mapping[str, Run], judgments: Any, trained: TrainingResult, dev_queries: int) -> list[Gate]:
-    """int8 against the first stage, on held-out queries, and the student against its start, on dev."""
+    """int8 against the first stage and the student against a base, on held-out queries; against its start, on dev.
+
+    The base is compared in PyTorch, as both are trained: what int8 costs has its own gate.
+    """
     gates = []
-    for name in ("nDCG@10", "MRR@10"):
-        judged = {query: judgments[query] for query in runs["int8"]}
-        ours, theirs = (evaluate(runs[stage], judged, (name,))[name] for stage in ("int8", "first stage"))
-        compared = paired_bootstrap(ours, theirs)
-        gates.append(quality_gate(f"int8 - first stage, {name}", compared.difference, compared.low, compared.high))
+    judged = {query: judgments[query] for query in runs["int8"]}
+    for stage, other in (("int8", "first stage"), ("student", "base")):
+        for name in ("nDCG@10", "MRR@10") if other in runs else ():
+            ours, theirs = (evaluate(runs[one], judged, (name,))[name] for one in (stage, other))
+            compared = paired_bootstrap(ours, theirs)
+            gates.append(quality_gate(f"{stage} - {other}, {name}", compared.difference, compared.low, compared.high))
     gates.append(start_gate(trained.dev_quality[0][1], trained.best, dev_queries))
     return gates
 
@@ -234,59 +267,3 @@ def table(measured: Measured) -> str:
         queries = values["nDCG@10"]["queries"]
         lines.append(f"{stage:<12} {queries:>7} {cells[0]:>24} {cells[1]:>24} {spent}")
     return "\n".join(lines) + "\n\n" + format_gates(measured.gates)
-
-
-def finish(
-    exported: Exported,
-    measured: Measured,
-    trained: TrainingResult,
-    output: Path,
-    *,
-    lineage: dict[str, Any],
-    settings: dict[str, Any],
-    seed: int,
-    command: str,
-    allow_worse: bool,
-) -> None:
-    """Seal the folder, write the report beside it, publish. Raises GateError when a gate refuses."""
-    worse = [gate for gate in measured.gates if not gate.passed and "first stage" in gate.name]
-    notices = [f"Below its first stage: {gate.name} is {gate.value:+.4f}." for gate in worse]
-    if "msmarco" in lineage["data"]["name"].lower():
-        notices.append("Trained on MS MARCO: for research use.")
-    manifest = seal(
-        exported.int8,
-        calibration=exported.calibration,
-        lineage=lineage,
-        metrics=measured.metrics,
-        parity=measured.parity,
-        gates=measured.gates,
-        quantization=exported.quantization,
-        seed=seed,
-        command=command,
-        notices=notices,
-    )
-    report = output.with_name(f"{output.name}.report.html")
-    write_report(
-        report,
-        ReportContent(
-            title=f"{output.name}: {lineage['data']['name']}, {manifest.tier}",
-            summary=f"A {manifest.tier} reranker distilled from {lineage['teacher']['name']}.",
-            notices=notices,
-            metrics=measured.metrics,
-            gates=manifest.gates,
-            loss=trained.loss,
-            dev_quality={"MRR@10": trained.dev_quality},
-            logits=measured.logits,
-            labels=measured.grades,
-            calibration=exported.calibration,
-            latency=measured.latency,
-            latency_note="interleaved in one process, 100 held-out passages",
-            sizes={name: entry.bytes for name, entry in manifest.files.items()},
-            lineage=lineage,
-            settings=settings,
-            command=command,
-        ),
-    )
-    publish(exported.int8, output, allow={gate.name for gate in worse} if allow_worse else frozenset())
-    size = read_manifest(output).files["onnx/model.onnx"].bytes
-    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}")

@@ -22,7 +22,7 @@ KEPT = (
     "command", "gates", "lineage", "max_length", "metrics", "notices", "parity", "quantization", "seed", "tier",
     "versions",
 )  # fmt: skip
-STAGES = ("first stage", "teacher", "student", "fp32", "int8")  # a manifest's keys are in alphabetical order
+STAGES = ("first stage", "teacher", "base", "student", "fp32", "int8")  # a manifest's keys are in alphabetical order
 TIMES = {"torch": "PyTorch, sorted batches of 16", "fp32": "fp32 ONNX, runtime", "int8": "int8 ONNX, runtime"}
 
 

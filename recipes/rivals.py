@@ -146,7 +146,7 @@ class Worker:
 
 
 def _serve(connection: Connection, system: str, model: Model, threads: int, memory_megabytes: int) -> None:
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    os.environ["HF_HUB_OFFLINE"] = "1"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     if memory_megabytes:

@@ -1,5 +1,6 @@
 """The benchmark: every rival loads our folder unchanged and agrees with us; its arithmetic by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from flashranker import Reranker
 
 from recipes import benchmark
 from recipes.rivals import SYSTEMS, Model, Worker
+from recipes.starts import spread
 from training.data import RankingData
 
 QUERY = "python sort list"
@@ -59,7 +61,7 @@ def test_ratios_and_agreement_by_hand() -> None:
     ours = np.array([0.1, 3.0, -2.0, 7.0])
     assert benchmark.agreement(ours, 1 / (1 + np.exp(-ours))) == 1.0
     assert benchmark.agreement(ours, -ours) == -1.0
-    assert benchmark.spread([3.0, 1.0, 2.0]) == {"median": 2.0, "low": 1.0, "high": 3.0}
+    assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "low": 1.0, "high": 3.0}
 
 
 def test_workloads_are_what_their_names_say() -> None:
@@ -72,8 +74,13 @@ def test_workloads_are_what_their_names_say() -> None:
     ((_, short),) = workloads["short"]
     assert (len(mixed), len(short)) == (100, 10)
     assert all(len(passage.split()) == 15 for passage in short)
-    assert [len(given) for _, given in workloads["callers"]] == [20] * 8
+    assert [len(given) for _, given in workloads["callers"]] == [10] * 8
     assert len({query for query, _ in workloads["callers"]}) == 8
+    assert len(set(mixed)) == 100  # drawn from all 300, not the first ones
+    assert not {" ".join(passages[f"p{i}"].split()) for i in range(100, 300)}.isdisjoint(map(str.strip, mixed))
+    lists = {query: [f"p{i}" for i in range(150, 270)] for query in queries}
+    ranked = benchmark.make_workloads(replace(data, candidates=lists))
+    assert ranked["mixed"] == [("common " + WORDS[0] + " 0", [passages[f"p{i}"] for i in range(150, 250)])]
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def test_a_failed_gate_leaves_no_artifact(
         (["--temperature", "0"], "--temperature is 0.0: expected more than 0"),
         (["--learning_rate", "nan"], "--learning_rate is nan"),
         (["--max_length", "8"], "--max_length is 8: expected 16 or more"),
+        (["--max_length", "100"], "--max_length is 100: the base has 64 positions"),
         (["--random_share", "2"], "--random_share is 2"),
         (["--base", "nobody/no-such-model"], "nobody/no-such-model"),
         (["--teacher", "nobody/no-such-model"], "nobody/no-such-model"),
@@ -173,7 +174,19 @@ def test_a_query_that_the_artifact_could_not_read_is_named_before_any_work(
     assert distil(tmp_path / "none", "--data", str(corpus)) == 2
     found = capsys.readouterr()
     assert "corpus, query 'q80': the query has 30 tokens, expected at most 21" in found.err
-    assert "2/8" not in found.out
+    assert "2/7" not in found.out
+
+
+def test_dev_candidates_of_one_kind_are_named_before_any_work(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    rows = [f"q{i}\tp{(i + 1 + j) % 96}\t0" for i in range(96) for j in range(5)]
+    (corpus / "candidates.tsv").write_text("\n".join(["query\tpassage\tlabel", *rows]) + "\n", encoding="utf-8")
+    assert distil(tmp_path / "none", "--data", str(corpus)) == 2
+    found = capsys.readouterr()
+    assert "all candidates of the 24 dev queries are irrelevant" in found.err
+    assert "2/7" not in found.out
 
 
 def test_an_output_that_is_no_artifact_is_refused_before_any_work(
@@ -185,7 +198,7 @@ def test_an_output_that_is_no_artifact_is_refused_before_any_work(
     assert distil(output) == 2
     found = capsys.readouterr()
     assert "exists and is no artifact" in found.err
-    assert "1/8" not in found.out
+    assert "1/7" not in found.out
     assert (output / "chapter.txt").read_text(encoding="utf-8") == "years of work"
 
 

@@ -62,6 +62,11 @@ def load(source: str | Path, *, drop_leaks: bool = False, keep_missing: bool = F
             f'data source {str(source)!r} is no folder; give "pydocs" or a folder with corpus.jsonl, '
             "queries.jsonl and qrels.tsv (BEIR's layout)"
         )
+    return finished(data, drop_leaks)
+
+
+def finished(data: RankingData, drop_leaks: bool = False) -> RankingData:
+    """The data with splits, made where there are none, and without leaks: see `load`. Raises InputError."""
     if not any(relevant_passages(data, query_id) for query_id in data.judgments):
         raise InputError(f"{data.name}: no judgment above 0 on any passage; add a relevant passage to the qrels")
     if not any(data.splits.values()):

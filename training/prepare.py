@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 
 from training.backbone import BUILTIN, builtin_backbone
@@ -34,11 +35,12 @@ class Held:
 
 @dataclass(frozen=True)
 class Examples:
-    """What a student is trained on, in order; a fingerprint of it, and its distinct passages."""
+    """What a student is trained on, in order; its fingerprint, distinct passages, and whether a teacher scored it."""
 
     dataset: Dataset
     fingerprint: str
     texts: list[str]
+    taught: bool
 
 
 def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int) -> Held:
@@ -76,7 +78,7 @@ def missing_judgments(data: RankingData) -> int:
 
 def make_examples(
     data: RankingData,
-    teacher: str,
+    teacher: str | None,
     cache: Path,
     *,
     queries: int,
@@ -89,6 +91,7 @@ def make_examples(
 ) -> Examples:
     """Choose candidates for `queries` training queries and let the teacher score them; the lexical warm-up goes first.
 
+    Without a teacher the scores are 0, and nothing must be learned from them.
     Raises InputError when nothing is left to train on.
     """
     require_splits(data, "train")
@@ -101,7 +104,8 @@ def make_examples(
             "give more queries, or fewer candidates per query"
         )
     pairs = [(query, passage) for query, passages in chosen for passage in passages]
-    logits = iter(score_pairs(teacher, data, pairs, cache, max_length=teacher_length).tolist())
+    scored = score_pairs(teacher, data, pairs, cache, max_length=teacher_length) if teacher else np.zeros(len(pairs))
+    logits = iter(scored.tolist())
     examples = [
         Example(
             data.queries[query],
@@ -117,11 +121,11 @@ def make_examples(
         warm_up = lexical_examples(texts, warm_up_queries, negatives=candidates - 1, seed=seed)
     ordered = warm_up + examples
     digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
-    return Examples(as_dataset(ordered), digest, texts)
+    return Examples(as_dataset(ordered), digest, texts, teacher is not None)
 
 
-def make_start(base: str, tier: Tier, examples: Examples, destination: Path, seed: int) -> str:
-    """Write the untrained student into `destination` and say in a sentence how it was made.
+def make_start(base: str, tier: Tier, texts: Sequence[str], destination: Path, seed: int) -> str:
+    """Write the untrained student into `destination` and say in a sentence how it was made; `texts` are its domain's.
 
     From the built-in backbone nano is a projection; every other student keeps the width of its base.
     """
@@ -130,15 +134,15 @@ def make_start(base: str, tier: Tier, examples: Examples, destination: Path, see
         shares = project_backbone(
             builtin_backbone(),
             projected,
-            examples.texts[:PROJECTION_TEXTS],
+            texts[:PROJECTION_TEXTS],
             width=tier.width,
             layers=tuple(range(tier.layers)),
             seed=seed,
         )
-        build_student(str(projected), destination, texts=examples.texts, similar=True, seed=seed)
+        build_student(str(projected), destination, texts=texts, similar=True, seed=seed)
         explained = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         return f"{tier.layers} layers of width {tier.width} projected from {base} in closed form (R2: {explained})"
-    return build_student(base, destination, texts=examples.texts, seed=seed)
+    return build_student(base, destination, texts=texts, seed=seed)
 
 
 def make_neighbourhoods(data: RankingData, *, queries: int, size: int, seed: int) -> Dataset:

@@ -1,0 +1,121 @@
+"""Fine-tune a reranker on your own data, or on documents alone, and keep the result only where it is no worse.
+
+python -m recipes.finetune --data FOLDER
+python -m recipes.finetune --documents FOLDER              # no queries needed: they are made from the documents
+python -m recipes.finetune --data FOLDER --base CHECKPOINT
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes import measure, publish, stages
+from recipes.settings import TrainingConfig, check, plain, say, setting
+from training.backbone import resolve_model
+from training.data import InputError, RankingData, finished
+from training.documents import load_documents
+from training.prepare import DEV_DEPTH, held_out, load_source, make_examples, make_start, missing_judgments
+from training.tiers import TIERS
+
+SYNTHETIC = "Trained and measured on synthetic queries, made from the documents themselves, and not on people's."
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What is fine-tuned, on what, into what."""
+
+    data: str | None = setting(None, "what to train on: pydocs (built in) or a BEIR folder")
+    documents: Path | None = setting(
+        None, "instead of --data: a folder of .md, .rst and .txt files, of which queries and passages are made"
+    )
+    eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of the data")
+    base: str = setting("builtin", "the model to start from: builtin, a checkpoint folder or a hub id")
+    teacher: str | None = setting(
+        None, "builtin, a model folder, a hub id, or a file of scores; by default the judgments alone teach"
+    )
+    tier: str = setting("small", "defaults of training, and the size that the result may have", choices=list(TIERS))
+    output: Path = setting(Path("artifacts/finetuned"), "artifact folder")
+
+
+def run(config: FinetuneConfig, shared: TrainingConfig, command: str) -> None:
+    """The story of one fine-tuning. Raises InputError, GateError or ExportError."""
+    began, tier = time.monotonic(), TIERS[config.tier]
+    max_length = shared.max_length or tier.max_length
+    check(shared, config.output)
+
+    say(f"1/7 data: {config.documents or config.data}")
+    data = load_data(config, shared)
+    dev = held_out(data, "dev", shared.dev_queries, DEV_DEPTH, shared.seed)
+    other = data
+    if config.eval:
+        # Official pools judge passages that a folder of candidates need not hold.
+        other = load_source(config.eval, drop_leaks=True, keep_missing=True)
+        say(f"    {missing_judgments(other)} judged passages are not in {other.name}: ideal rankings count them")
+    tests = held_out(other, "test", shared.test_queries, shared.test_depth or shared.depth, shared.seed)
+    measure.check_held_out(dev, tests, resolve_model(config.base), max_length)
+
+    say(f"2/7 examples: {config.teacher or 'judgments alone'}")
+    examples = make_examples(
+        data, config.teacher, shared.cache / "teacher",
+        queries=shared.limit or tier.train_queries, depth=shared.depth, candidates=shared.candidates,
+        random_share=shared.random_share, teacher_length=shared.teacher_length, warm_up_queries=0, seed=shared.seed,
+    )  # fmt: skip
+
+    say(f"3/7 base: {config.base}")
+    workspace = stages.make_workspace(plain(config, shared), shared.cache, data, examples)
+    start = make_start(config.base, tier, examples.texts, workspace / "start", shared.seed)
+    say(f"    {start}")
+
+    say("4/7 training")
+    apart = stages.train_apart(shared, tier, data, dev, workspace)
+    trained = stages.train_together(shared, tier, examples, dev, workspace, apart)
+
+    say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
+    exported = measure.export(
+        trained.checkpoint, config.output, workspace, dev,
+        tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
+        target_tau=shared.int8_tau,
+    )  # fmt: skip
+
+    say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}, base and result")
+    base = measure.checkpoint_run(workspace / "start", tests, exported.fp32, max_length)
+    measured = measure.measure(exported, trained, tests, {"base": base}, tier.limit_megabytes, shared.parity_queries)
+    say(measure.table(measured))
+
+    say(f"7/7 artifact: {config.output}")
+    lineage = {
+        "base": {"name": config.base, "licence": stages.licence(config.base), "start": start},
+        "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
+        "measured on": {"name": other.name, "licence": other.licence},
+        "languages": shared.languages or ["en"],
+        "run": {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": stages.peak_megabytes()},
+    }
+    if config.teacher:
+        lineage["teacher"] = {"name": config.teacher, "licence": stages.licence(config.teacher)}
+    publish.finish(
+        exported, measured, trained, config.output,
+        summary=f"A {config.tier} reranker fine-tuned from {config.base} on {data.name}.",
+        lineage=lineage, settings=plain(config, shared), seed=shared.seed, command=command,
+        allow_worse=shared.gate == "report", notices=[SYNTHETIC] if config.documents else [],
+    )  # fmt: skip
+
+
+def load_data(config: FinetuneConfig, shared: TrainingConfig) -> RankingData:
+    """The data of --data or --documents. Raises InputError for neither or both, and what the readers refuse."""
+    if (config.data is None) == (config.documents is None):
+        raise InputError("expected either --data or --documents: name one folder to train on")
+    if config.documents is None:
+        return load_source(str(config.data), shared.drop_leaks, shared.keep_missing)
+    data = finished(load_documents(config.documents))
+    say(f"    {len(data.queries)} synthetic queries for {len(data.passages)} passages: {SYNTHETIC}")
+    return data
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; 0 when an artifact was published, 1 when a gate refused it, 2 for bad input (argparse exits with 2 too)."""
+    return stages.start("python -m recipes.finetune", __doc__ or "", FinetuneConfig, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

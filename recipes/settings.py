@@ -1,0 +1,106 @@
+"""Settings that every recipe which trains has in common, and their checks."""
+
+import argparse
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flashranker.artifact import SHORTEST_LENGTH, replaceable
+
+from training.data import InputError
+
+say = partial(print, flush=True)  # or a pipe would show the stages when all is over
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """--help with the examples on their own lines, and the default of each option."""
+
+
+def setting(default: Any, explanation: str, **extra: Any) -> Any:
+    """A dataclass field with the text that --help shows."""
+    return field(default=default, metadata={"help": explanation} | extra)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a student is trained and measured. Where a tier has its own value, None takes it."""
+
+    cache: Path = setting(Path("cache"), "folder of teacher scores, checkpoints and unfinished artifacts")
+    languages: list[str] = setting(None, "languages of the data, for the model card: codes such as en", nargs="+")
+    gate: str = setting(
+        "refuse",
+        "what ranking below the first stage leads to: refuse (exit 1), or report (publish and say so in the card)",
+        choices=["refuse", "report"],
+    )
+    limit: int | None = setting(None, "training queries; by default the tier's")
+    dev_queries: int = setting(100, "dev queries that choose the checkpoint, calibrate and quantize")
+    test_queries: int = setting(400, "held-out queries to measure on")
+    parity_queries: int = setting(50, "how many of them fp32 ONNX scores too, to be compared with PyTorch")
+    depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
+    test_depth: int | None = setting(None, "the same for held-out queries; by default --depth")
+    candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
+    random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
+    apart_queries: int | None = setting(
+        None,
+        "queries trained first, read apart from the passages of their neighbours; 0 for none, by default the tier's",
+    )
+    neighbours: int = setting(32, "queries, and as many passages, of an optimizer step when they are read apart")
+    queries_per_step: int = setting(8, "queries per optimizer step when each is read together with its candidates")
+    apart_rate: float | None = setting(None, "peak learning rate of training apart; by default the tier's")
+    learning_rate: float | None = setting(None, "peak learning rate of training together; by default the tier's")
+    max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
+    train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")
+    teacher_length: int = setting(128, "tokens of a text (bi-encoder) or a pair (cross-encoder) that the teacher reads")
+    kl: float = setting(0.5, "weight of the listwise KL divergence to the teacher, where there is one")
+    regression: float = setting(0.0, "weight of the squared error to the teacher's raw logits, where there is one")
+    gold: float = setting(1.0, "weight of the cross entropy to the judgments")
+    temperature: float = setting(1.0, "temperature of the KL term")
+    evaluations: int = setting(2, "how often dev is measured in each of the two stages of training")
+    patience: int = setting(3, "evaluations without progress that end a stage of training")
+    int8_tau: float = setting(
+        0.985, "Kendall's tau to fp32, on dev, that quantization climbs to; the gate asks for 0.98 on other queries"
+    )
+    threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
+    drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
+    keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
+    seed: int = setting(0, "seed of every random choice")
+
+
+# What decides no weight: another value of it goes on with the checkpoints that are there.
+IRRELEVANT = {
+    "output", "cache", "gate", "eval", "test_queries", "test_depth", "parity_queries", "languages", "max_length",
+    "int8_tau", "threads", "keep_missing",
+}  # fmt: skip
+# The least that makes sense; None is left to the tier. Kendall's tau needs two candidates.
+LEAST = {
+    "limit": 1, "dev_queries": 1, "test_queries": 1, "parity_queries": 1, "depth": 2, "test_depth": 2,
+    "candidates": 2, "neighbours": 2,
+    "apart_queries": 0, "queries_per_step": 1, "max_length": SHORTEST_LENGTH, "train_length": SHORTEST_LENGTH,
+    "teacher_length": 4, "evaluations": 1, "patience": 1, "threads": 0, "seed": 0, "kl": 0, "regression": 0, "gold": 0,
+    "random_share": 0, "int8_tau": 0,
+}  # fmt: skip
+ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
+
+
+def check(config: TrainingConfig, output: Path) -> None:
+    """Raises InputError for a setting that makes no sense, or an output that is there and no artifact."""
+    for name, value in asdict(config).items():
+        least = LEAST.get(name)
+        if value is not None and least is not None and not value >= least:
+            raise InputError(f"--{name} is {value}: expected {least} or more")
+        if value is not None and name in ABOVE_ZERO and not value > 0:
+            raise InputError(f"--{name} is {value}: expected more than 0")
+        if name in ("random_share", "int8_tau") and not value <= 1:
+            raise InputError(f"--{name} is {value}: expected 0 to 1")
+    if not replaceable(output):
+        raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")
+
+
+def plain(*configs: Any) -> dict[str, Any]:
+    """The settings as plain JSON values."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for config in configs
+        for name, value in asdict(config).items()
+    }

@@ -1,0 +1,124 @@
+"""What distilling and fine-tuning share: a workspace, two stages of training, an exit status."""
+
+import json
+import resource
+import sys
+from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import flashranker
+import torch
+from transformers import HfArgumentParser
+
+import training
+from export.artifact import GateError
+from export.to_onnx import ExportError
+from recipes.settings import IRRELEVANT, HelpFormatter, TrainingConfig, say
+from training.backbone import BUILTIN, model_fingerprint, resolve_model
+from training.data import InputError, RankingData, fingerprint
+from training.losses import DistillationLoss, NeighbourhoodLoss
+from training.prepare import Examples, Held, make_neighbourhoods
+from training.student import reads_apart
+from training.tiers import Tier
+from training.train import TrainingResult, joined, train
+
+
+def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, examples: Examples) -> Path:
+    """A folder named by what decides its content, so that another run never takes over its checkpoints.
+
+    That is the settings (with a tier and a base), the data, the examples with their teacher's scores, the base's
+    weights, and the code.
+    """
+    decisive = {name: value for name, value in settings.items() if name not in IRRELEVANT}
+    code = sorted(Path(training.__file__).parent.glob("*.py"))
+    content = json.dumps([
+        decisive, fingerprint(data), examples.fingerprint, model_fingerprint(resolve_model(settings["base"])),
+        [sha256(file.read_bytes()).hexdigest() for file in code],
+    ], sort_keys=True)  # fmt: skip
+    workspace = cache / "runs" / f"{settings['tier']}-{sha256(content.encode()).hexdigest()[:12]}"
+    workspace.mkdir(parents=True, exist_ok=True)
+    return workspace
+
+
+def train_apart(
+    config: TrainingConfig, tier: Tier, data: RankingData, dev: Held, workspace: Path
+) -> TrainingResult | None:
+    """The first stage of training; None for a student that can't read query and passage apart, or with no queries."""
+    wanted = tier.apart_queries if config.apart_queries is None else config.apart_queries
+    queries = wanted if config.limit is None else min(wanted, config.limit)
+    if not reads_apart(workspace / "start"):
+        queries = 0
+    groups = make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=config.seed)
+    say(f"    apart: {len(groups)} x {config.neighbours} queries and passages")
+    if not groups:
+        return None
+    return train(
+        workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
+        loss=NeighbourhoodLoss, rows_per_step=1, learning_rate=config.apart_rate or tier.apart_rate,
+        **common(config, tier),
+    )  # fmt: skip
+
+
+def train_together(
+    config: TrainingConfig, tier: Tier, examples: Examples, dev: Held, workspace: Path, apart: TrainingResult | None
+) -> TrainingResult:
+    """The second stage, from where the first one ended; both as one result."""
+    say(f"    together: {len(examples.dataset)} queries x {config.candidates} passages")
+    taught = 1.0 if examples.taught else 0.0
+    loss = partial(
+        DistillationLoss,
+        kl_weight=config.kl * taught, regression_weight=config.regression * taught, gold_weight=config.gold,
+        temperature=config.temperature,
+    )  # fmt: skip
+    together = train(
+        apart.checkpoint if apart else workspace / "start", examples.dataset, dev.data, dev.candidates,
+        workspace / "together", loss=loss, rows_per_step=config.queries_per_step,
+        learning_rate=config.learning_rate or tier.learning_rate, start_quality=apart.best if apart else None,
+        **common(config, tier),
+    )  # fmt: skip
+    return joined(apart, together) if apart else together
+
+
+def common(config: TrainingConfig, tier: Tier) -> dict[str, Any]:
+    """What both stages pass to `train`."""
+    return {
+        "evaluations": config.evaluations, "patience": config.patience,
+        "max_length": config.train_length or tier.train_length, "seed": config.seed,
+    }  # fmt: skip
+
+
+def peak_megabytes() -> int:
+    """The most memory that this process had so far, in MB of 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in units of 1,024 bytes, on macOS in bytes
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
+
+
+def licence(model: str) -> str:
+    """The built-in backbone's licence; of any other model the user has to look."""
+    return "Apache-2.0" if model == BUILTIN else "see the model's own card"
+
+
+def start(name: str, explanation: str, kind: Any, run: Callable[[Any, TrainingConfig, str], None], argv: Any) -> int:
+    """Parse and run a recipe; 0 when an artifact was published, 1 when a gate refused it, 2 for bad input."""
+    arguments = sys.argv[1:] if argv is None else argv
+    kinds: Any = (kind, TrainingConfig)
+    parser: Any = HfArgumentParser(kinds, prog=name, description=explanation, formatter_class=HelpFormatter)
+    config, shared = parser.parse_args_into_dataclasses(arguments)
+    if shared.threads:
+        torch.set_num_threads(shared.threads)
+    try:
+        run(config, shared, " ".join([name, *arguments]))
+    except (InputError, flashranker.FlashRankerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or shared.cache}: free space or pass another "
+              "--cache or --output", file=sys.stderr)  # fmt: skip
+        return 2
+    except (GateError, ExportError) as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 1
+    return 0

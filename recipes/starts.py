@@ -1,0 +1,87 @@
+"""How long a process takes from its start to the first result, system by system."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from recipes.rivals import MODULES, SYSTEMS, Model
+
+# What a user would write, system by system: nothing is imported that its first result does not need.
+PROGRAMS = {
+    "flashranker": """
+from flashranker import Reranker
+Reranker({folder!r}, threads={threads}).score({query!r}, {passages!r})
+""",
+    "flashrank": """
+from flashrank import Config, Ranker, RerankRequest
+Config.model_file_map[{name!r}] = "onnx/model.onnx"
+ranker = Ranker({name!r}, {parent!r}, max_length={length})
+ranker.rerank(RerankRequest(query={query!r}, passages=[{{"text": text}} for text in {passages!r}]))
+""",
+    "sentence-transformers, torch": """
+from sentence_transformers import CrossEncoder
+CrossEncoder({checkpoint!r}, max_length={length}, device="cpu").predict([({query!r}, text) for text in {passages!r}])
+""",
+    "sentence-transformers, onnx": """
+from sentence_transformers import CrossEncoder
+encoder = CrossEncoder({folder!r}, backend="onnx", model_kwargs={{"file_name": "onnx/model.onnx"}})
+encoder.predict([({query!r}, text) for text in {passages!r}])
+""",
+    "fastembed": """
+from fastembed.common.model_description import ModelSource
+from fastembed.rerank.cross_encoder import TextCrossEncoder
+source = ModelSource(hf="local/local")
+TextCrossEncoder.add_custom_model(model={folder!r}, sources=source, model_file="onnx/model.onnx")
+list(TextCrossEncoder({folder!r}, specific_model_path={folder!r}, threads={threads}).rerank({query!r}, {passages!r}))
+""",
+}
+QUERY, PASSAGES = "sort a list", ["Return a new list in ascending order.", "Bind a socket."]
+
+
+def cold_starts(model: Model, threads: int, count: int) -> dict[str, dict[str, dict[str, float]]]:
+    """System -> ms from the start of a process to its first result, and of its import alone; interleaved."""
+
+    def started(system: str) -> list[str]:
+        program = PROGRAMS[system].format(
+            folder=str(model.folder), name=model.folder.name, parent=str(model.folder.parent), threads=threads,
+            checkpoint=str(model.checkpoint), length=model.max_length, query=QUERY, passages=PASSAGES,
+        )  # fmt: skip
+        return [sys.executable, "-c", program]
+
+    def imported(system: str) -> list[str]:
+        return [sys.executable, "-c", f"import {MODULES[system]}"]
+
+    parts: dict[str, Callable[[str], list[str]]] = {"first result ms": started, "import ms": imported}
+    times: dict[tuple[str, str], list[float]] = {}
+    for turn in range(count + 1):
+        # An interpreter that does nothing, to be taken off the imports.
+        bare = milliseconds([sys.executable, "-c", "pass"])
+        for system in SYSTEMS:
+            for part, command in parts.items():
+                taken = milliseconds(command(system)) - (bare if part == "import ms" else 0.0)
+                if turn:
+                    times.setdefault((system, part), []).append(taken)
+    return {system: {part: spread(times[system, part]) for part in parts} for system in SYSTEMS}
+
+
+def milliseconds(command: Sequence[str]) -> float:
+    """How long a process takes; RuntimeError when it fails."""
+    # Compiled modules are kept, as any installation keeps them: otherwise each start would compile all it imports.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+        "HF_HUB_OFFLINE": "1"
+    }
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    taken = 1000 * (time.perf_counter() - start)
+    if done.returncode:
+        raise RuntimeError(f"{command[-1][:60]!r}: {done.stderr.strip().splitlines()[-1]}")
+    return taken
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": float(np.median(values)), "low": min(values), "high": max(values)}

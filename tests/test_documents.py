@@ -1,0 +1,137 @@
+"""Training data from documents: sections, passages and queries by hand, and nothing of a query left in its passage."""
+
+from pathlib import Path
+
+import pytest
+from conftest import WORDS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training import documents
+from training.data import InputError, check_leaks, find_leaks, split_queries
+from training.documents import Section, cut_passages, load_documents, read_sections, spare_sentence
+
+MARKDOWN = """Before any heading.
+
+# Opening a file
+
+Call open with a path.
+It returns a file.
+
+```sh
+# a comment, no heading
+cat file
+```
+
+## Closing it ##
+
+- close
+"""
+UNDERLINED = """Title
+=====
+
+One paragraph.
+
+A table
+--
+and
+-------
+
+Second title
+------------
+Text below it.
+"""
+
+
+def write_documents(folder: Path, count: int) -> Path:
+    """Documents of one section each; the rare words of a passage's three sentences carry its number."""
+    sentence = "The {} {} keeps its {} near the {} all day."
+    folder.mkdir()
+    for number in range(count):
+        words = [f"{word}{number}" for word in WORDS]
+        text = " ".join(sentence.format(*words[start : start + 4]) for start in (0, 4, 8))
+        (folder / f"{number}.md").write_text(f"# How to find {words[0]}\n\n{text}\n", encoding="utf-8")
+    return folder
+
+
+def test_sections_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text(MARKDOWN, encoding="utf-8")
+    assert list(read_sections(path)) == [
+        Section("", ["Before any heading."]),
+        Section(
+            "Opening a file",
+            ["Call open with a path. It returns a file.", "# a comment, no heading cat file"],
+        ),
+        Section("Closing it", ["- close"]),
+    ]
+    path.write_text(UNDERLINED, encoding="utf-8")
+    assert [section.heading for section in read_sections(path)] == ["", "Title", "Second title"]
+
+
+def test_passages_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "PASSAGE_WORDS", 6)
+    monkeypatch.setattr(documents, "LEAST_WORDS", 2)
+    # Joined while six words hold them, a long paragraph cut between its sentences, the one word at the end left out.
+    given = ["a b c", "d e f", "g h. i j k. l m n o p q.", "r"]
+    assert list(cut_passages(given)) == ["a b c d e f", "g h. i j k.", "l m n o p q."]
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b.", "c?", "d"]), min_size=1, max_size=200).map(" ".join), max_size=6))
+def test_passages_lose_no_word_but_of_short_ends(paragraphs: list[str]) -> None:
+    words = " ".join(paragraphs).split()
+    found = [passage.split() for passage in cut_passages(paragraphs)]
+    lost = len(words) - sum(map(len, found))
+    assert all(len(passage) >= documents.LEAST_WORDS for passage in found)
+    assert lost < documents.LEAST_WORDS * (1 + len(words) // (documents.PASSAGE_WORDS - documents.LEAST_WORDS))
+    text = iter(words)
+    assert all(word in text for passage in found for word in passage)  # in order
+
+
+def test_a_sentence_asks_for_what_is_left_of_its_passage() -> None:
+    one, two, three = "Read the whole file.", "It comes back as one long string.", "Too short."
+    query, rest = spare_sentence(f"{one} {two} {three}")
+    # Of three sentences only one has five words or more.
+    assert (query, rest) == (two, f"{one} {three}")
+    assert spare_sentence(f"{one} {two}") == ("", f"{one} {two}")
+
+
+def test_queries_and_judgments_by_hand(tmp_path: Path) -> None:
+    data = load_documents(write_documents(tmp_path / "docs", 20))
+    assert len(data.passages) == 20
+    assert len(data.queries) == 40
+    for query, text in data.queries.items():
+        ((passage, grade),) = data.judgments[query].items()
+        number = passage.partition(".md")[0]
+        assert grade == 1
+        # Neither the heading nor the sentence is left in the passage.
+        assert text not in data.passages[passage]
+        assert all(word.endswith(number) for word in text.split() if word[-1].isdigit())
+    assert f"How to find {WORDS[0]}7" in data.queries.values()
+
+
+def test_a_heading_of_several_documents_asks_for_nothing_and_a_copy_is_dropped(tmp_path: Path) -> None:
+    folder = write_documents(tmp_path / "docs", 20)
+    (folder / "copy.md").write_text((folder / "7.md").read_text(encoding="utf-8"), encoding="utf-8")
+    data = load_documents(folder)
+    assert len(data.passages) == 20
+    assert len(data.queries) == 39  # the heading of number 7 now stands twice
+
+
+def test_both_queries_of_a_passage_stay_on_one_side(tmp_path: Path) -> None:
+    data = load_documents(write_documents(tmp_path / "docs", 40))
+    data.splits.update(split_queries(data))
+    assert find_leaks(data) == []
+    check_leaks(data)
+    assert [len(ids) for ids in data.splits.values()] == [64, 8, 8]
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent.*no such folder"):
+        load_documents(tmp_path / "absent")
+    few = write_documents(tmp_path / "few", 3)
+    with pytest.raises(InputError, match=r"3 files .* give 3 passages and 6 queries, expected 30 or more"):
+        load_documents(few)
+    (few / "bad.txt").write_bytes(b"ok\xff")
+    with pytest.raises(InputError, match=r"bad\.txt: byte 2 is not UTF-8"):
+        load_documents(few)

@@ -1,0 +1,113 @@
+"""The fine-tuning recipe: from documents alone to an artifact, and a guard against training that harms."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import WORDS
+from flashranker import Reranker
+from flashranker.artifact import read_manifest
+from test_distill import write_corpus, write_lines
+from test_documents import write_documents
+
+from recipes.finetune import main
+from recipes.measure import quality_gates
+from training.train import TrainingResult
+
+SMALL = [
+    "--depth", "12", "--candidates", "4", "--max_length", "64", "--train_length", "64", "--queries_per_step", "4",
+    "--threads", "1", "--parity_queries", "10",
+]  # fmt: skip
+
+
+def test_documents_alone_end_in_an_artifact_that_says_so(
+    calm_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, output = write_documents(tmp_path / "docs", 200), tmp_path / "tuned"
+    command = ["--documents", str(folder), "--base", str(calm_checkpoint), "--output", str(output), *SMALL]
+    # A rate this small leaves the order of the base as it was, which is no worse than it.
+    done = main([*command, "--cache", str(tmp_path / "cache"), "--learning_rate", "1e-9", "--gate", "report"])
+    assert done == 0, capsys.readouterr().err
+    manifest = read_manifest(output)
+    assert list(manifest.metrics) == sorted(["first stage", "base", "student", "fp32", "int8"])
+    assert manifest.metrics["base"] == manifest.metrics["student"]
+    compared = {gate["name"]: gate["value"] for gate in manifest.gates if gate["name"].startswith("student - base")}
+    assert compared == {"student - base, nDCG@10": 0.0, "student - base, MRR@10": 0.0}
+    assert any("synthetic queries" in notice for notice in manifest.notices)
+    assert "teacher" not in manifest.lineage
+    assert "synthetic queries" in (output / "README.md").read_text(encoding="utf-8")
+    assert len(Reranker(output).rerank("river bridge", ["river", "coffee"])) == 2
+
+
+def test_training_that_harms_is_refused_and_the_old_artifact_stays(
+    bi_encoder: Path, tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    corpus, output = write_corpus(tmp_path / "corpus"), tmp_path / "tuned"
+    shutil.copytree(tiny_artifact, output)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    # Train and dev call the passage relevant that shares the fewest words with the query; the test queries do not.
+    passages, texts = (
+        {record["id"]: set(record["text"].split()) for record in map(json.loads, file.read_text().splitlines())}
+        for file in (corpus / "corpus.jsonl", corpus / "queries.jsonl")
+    )
+    for split, numbers in (("train", range(48)), ("dev", range(48, 72))):
+        rows = []
+        for i in numbers:
+            # One of BM25's candidates, that is with a word in common, but with one only.
+            worst = next(p for p in passages if len(passages[p] & texts[f"q{i}"]) == 1 and int(p[1:]) in numbers)
+            rows.append(f"q{i}\t{worst}\t1")
+        (corpus / f"qrels.{split}.tsv").write_text("\n".join(["query\tpassage\tgrade", *rows]) + "\n")
+    command = ["--data", str(corpus), "--base", str(bi_encoder), "--output", str(output), *SMALL, "--gate", "report"]
+    training = ["--learning_rate", "0.01", "--apart_queries", "0", "--dev_queries", "24"]
+    assert main([*command, *training, "--cache", str(tmp_path / "cache")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("refused: ")
+    assert "student - base, MRR@10: -0." in error
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_the_gates_of_a_base_by_hand() -> None:
+    judgments = {"q": {"a": 1}, "r": {"b": 1}}
+    right, wrong = {"a": 2.0, "b": 1.0}, {"a": 1.0, "b": 2.0}
+    runs = {
+        "first stage": {"q": right, "r": right}, "int8": {"q": right, "r": right},
+        "base": {"q": right, "r": wrong}, "student": {"q": right, "r": right},
+    }  # fmt: skip
+    trained = TrainingResult(Path(), [(1, 0.5)], [(0, 0.5), (1, 0.75)])
+    gates = {gate.name: gate for gate in quality_gates(runs, judgments, trained, 24)}
+    # The base puts both relevant passages first, the student one of them second: MRR@10 1 against 0.75.
+    assert gates["student - base, MRR@10"].value == pytest.approx(-0.25)
+    assert gates["student - base, nDCG@10"].value == pytest.approx((1 / np.log2(3) - 1) / 2)
+    assert not gates["student - base, MRR@10"].passed
+    assert gates["int8 - first stage, MRR@10"].value == 0.0
+    del runs["base"]
+    assert not any("base" in gate.name for gate in quality_gates(runs, judgments, trained, 24))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ([], "expected either --data or --documents"),
+        (["--data", "pydocs", "--documents", "docs"], "expected either --data or --documents"),
+        (["--documents", "no/such/folder"], "no/such/folder': no such folder"),
+        (["--data", "no/such/folder"], "no/such/folder' is no folder"),
+        (["--data", "pydocs", "--temperature", "0"], "--temperature is 0.0: expected more than 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    options: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main([*options, "--output", str(tmp_path / "out"), "--cache", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert named in error
+    assert error.count("\n") == 1
+
+
+def test_titles_of_few_documents_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "docs").mkdir()
+    write_lines(tmp_path / "docs" / "a.txt", [{"id": WORDS[0], "text": WORDS[1]}])
+    assert main(["--documents", str(tmp_path / "docs"), "--output", str(tmp_path / "out")]) == 2
+    assert "expected 30 or more; add documents" in capsys.readouterr().err

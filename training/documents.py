@@ -1,0 +1,143 @@
+"""Training data from documents alone: no query was ever typed for them, so their own words ask for their passages.
+
+Two kinds of queries: a heading asks for the first passage below it, and a sentence, taken out of a passage, for what is
+left of that passage (the inverse cloze task; Lee, Chang and Toutanova, ACL 2019). Both are synthetic: they say which
+words of a domain go together, not what its people ask.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data import InputError, RankingData
+
+SUFFIXES = (".md", ".markdown", ".rst", ".txt")
+PASSAGE_WORDS = 120  # about 160 tokens: what a reranker of 192 reads of it beside a query
+LEAST_WORDS = 15  # of a passage; less is a caption or a line of navigation
+SENTENCE_WORDS = range(5, 31)  # of a sentence that can stand as a query
+LEAST_SENTENCES = 3  # of a passage that can spare one
+LEAST_QUERIES = 30  # below that no split of them measures anything
+HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
+UNDERLINE = re.compile(r"([=\-~^\"'*+#`.:_])\1{2,}")
+FENCE = re.compile(r"\s*(```|~~~)")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])")
+
+
+@dataclass(frozen=True)
+class Section:
+    """What stands below one heading ("" before the first): paragraphs, each one line."""
+
+    heading: str
+    paragraphs: list[str]
+
+
+def load_documents(folder: Path) -> RankingData:
+    """Ranking data made from all Markdown, reStructuredText and plain text files of a folder and its subfolders.
+
+    Passages of at most about 120 words that keep to a section; queries as the module says; a heading that comes more
+    than once asks for nothing. The choice of sentences depends on the text alone. Splits stay to be made.
+
+    Raises InputError for a folder that is not there, a file that is not UTF-8, or fewer than 30 queries.
+    """
+    if not folder.is_dir():
+        raise InputError(f"documents {str(folder)!r}: no such folder; give one with {', '.join(SUFFIXES)} files")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    sections = [(path.relative_to(folder).as_posix(), section) for path in files for section in read_sections(path)]
+    headings = Counter(section.heading.casefold() for _, section in sections)
+    queries: dict[str, str] = {}
+    passages: dict[str, str] = {}
+    judgments: dict[str, dict[str, int]] = {}
+    seen: set[str] = set()
+
+    def ask(kind: str, text: str, passage: str) -> None:
+        query = f"{kind} {len(queries)}"
+        queries[query], judgments[query] = text, {passage: 1}
+
+    for place, section in sections:
+        first = True
+        for text in cut_passages(section.paragraphs):
+            sentence, rest = spare_sentence(text)
+            if rest.casefold() in seen:
+                continue
+            seen.add(rest.casefold())
+            passage = f"{place}#{len(passages)}"
+            passages[passage] = rest
+            if first and len(section.heading.split()) > 1 and headings[section.heading.casefold()] == 1:
+                ask("heading", section.heading, passage)
+            if sentence:
+                ask("sentence", sentence, passage)
+            first = False
+    if len(queries) < LEAST_QUERIES:
+        raise InputError(
+            f"documents {str(folder)!r}: {len(files)} files ({', '.join(SUFFIXES)}) give {len(passages)} passages and "
+            f"{len(queries)} queries, expected {LEAST_QUERIES} or more; add documents"
+        )
+    empty: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    return RankingData(folder.resolve().name, queries, passages, judgments, {}, empty, "the documents' own")
+
+
+def read_sections(path: Path) -> Iterator[Section]:
+    """The sections of one file, in order. Headings are `# one` or a line with a line of signs below it."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    heading, paragraphs, current, fenced = "", list[str](), list[str](), False
+
+    def end_paragraph() -> None:
+        if current:
+            paragraphs.append(" ".join(" ".join(current).split()))
+            current.clear()
+
+    for number, line in enumerate(lines):
+        below = lines[number + 1].strip() if number + 1 < len(lines) else ""
+        text = line.strip()
+        found = HEADING.fullmatch(text)
+        # Tables and rules have such lines too, but not below a single short line of text.
+        underlined = not current and 0 < len(text) <= len(below) and UNDERLINE.fullmatch(below)
+        if FENCE.match(line):
+            fenced = not fenced
+            continue
+        if fenced or not (found or underlined):
+            if not text:
+                end_paragraph()
+            elif not UNDERLINE.fullmatch(text):
+                current.append(text)
+            continue
+        end_paragraph()
+        yield Section(heading, paragraphs)
+        heading, paragraphs = (found.group(1) if found else text), []
+    end_paragraph()
+    yield Section(heading, paragraphs)
+
+
+def cut_passages(paragraphs: list[str]) -> Iterator[str]:
+    """Paragraphs joined up to 120 words, longer ones cut between sentences; passages below 15 words are left out."""
+    parts = [part for text in paragraphs for part in (sentences(text) if len(text.split()) > PASSAGE_WORDS else [text])]
+    current: list[str] = []
+    for part in [*parts, None]:
+        size = sum(len(text.split()) for text in current)
+        if part is None or (current and size + len(part.split()) > PASSAGE_WORDS):
+            if size >= LEAST_WORDS:
+                yield " ".join(current)
+            current = []
+        if part is not None:
+            current.append(part)
+
+
+def spare_sentence(passage: str) -> tuple[str, str]:
+    """A sentence of the passage and what is left of it; ("", passage) where there are fewer than 3, or none fits."""
+    parts = sentences(passage)
+    fitting = [i for i, sentence in enumerate(parts) if len(sentence.split()) in SENTENCE_WORDS]
+    if len(parts) < LEAST_SENTENCES or not fitting:
+        return "", passage
+    chosen = fitting[int.from_bytes(hashlib.sha256(passage.encode()).digest()[:8], "big") % len(fitting)]
+    return parts[chosen], " ".join(parts[:chosen] + parts[chosen + 1 :])
+
+
+def sentences(text: str) -> list[str]:
+    """Cut behind a full stop, question or exclamation mark that white space follows, and behind those of Chinese."""
+    return [part.strip() for part in SENTENCE_END.split(text) if part.strip()]
