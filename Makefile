@@ -2,7 +2,7 @@
 #   make distill [ARGS="--tier nano"]   distil a reranker into artifacts/
 #   make finetune ARGS="--documents D"  fine-tune one on documents or data of your own
 #   make test    [ARGS="-k quantize"]   the whole test suite
-#   make bench   [ARGS="--bulk 0"]      this runtime against others, about half an hour
+#   make bench   [ARGS="--turns 3"]     this runtime against others, about half an hour
 #   make lint                           ruff and mypy
 #   make lock                           compile requirements.lock anew from pyproject.toml
 

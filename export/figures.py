@@ -190,6 +190,24 @@ def speed_figure(models: Mapping[str, Mapping[str, float]]) -> str:
         return to_svg(figure, "time of each system in multiples of flashranker's")
 
 
+def tradeoff_figure(measure: str, points: Mapping[str, tuple[float, float, float, float]]) -> str:
+    """Quality against time: a point a system, with the interval of its quality, joined in the order given.
+
+    `points`: system -> milliseconds a query, the measure's mean, and the ends of its interval.
+    """
+    with rc_context(styled(f"tradeoff {measure}")):
+        figure = Figure(figsize=SIZE)
+        axes = figure.subplots()
+        times, means, lows, highs = np.array(list(points.values())).T
+        axes.errorbar(times, means, (means - lows, highs - means), fmt="o-", color=BLUE, ecolor=ORANGE, capsize=3)
+        for name, (spent, mean, _, _) in points.items():
+            axes.annotate(plain(name), (spent, mean), (6, -11), textcoords="offset points")
+        axes.margins(x=0.18)
+        axes.set_xlabel("milliseconds a query")
+        axes.set_ylabel(plain(measure))
+        return to_svg(figure, f"{measure} against milliseconds a query")
+
+
 def standalone(svg: str) -> str:
     """An inline SVG element as the content of a file, grey enough for light and dark pages."""
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#7a828a"'

@@ -2,7 +2,6 @@
 
 python -m recipes.benchmark                                  # three shapes of model on the built-in corpus
 python -m recipes.benchmark --data FOLDER --turns 9
-python -m recipes.benchmark --bulk 0                         # without the long part: 1,000 passages of 512 tokens
 """
 
 import platform
@@ -42,8 +41,6 @@ class BenchmarkConfig:
     models: list[str] = setting(None, f"which shapes to time, of {', '.join(SHAPES)}; all by default", nargs="+")
     threads: int = setting(0, "cores for each system; 0 for all that this process may use")
     turns: int = setting(7, "turns counted, after one that is not")
-    bulk: int = setting(1000, "passages of 512 tokens in the memory part, on the largest model; 0 leaves it out")
-    bulk_memory: int = setting(16_000, "MB of address space that a system may take in the memory part")
     starts: int = setting(5, "process starts timed for each system")
     cache: Path = setting(Path("cache"), "folder where the models to be timed are kept")
     output: Path = setting(Path("recipes/results/benchmark.json"), "where the numbers go")
@@ -56,23 +53,20 @@ def run(config: BenchmarkConfig, command: str) -> None:
     names = config.models or list(SHAPES)
     check(config, names)
 
-    say(f"1/6 models: {', '.join(names)}, {threads} cores")
+    say(f"1/5 models: {', '.join(names)}, {threads} cores")
     models = [make_model(name, config.cache / "benchmark") for name in names]
 
-    say(f"2/6 texts: {config.data}")
+    say(f"2/5 texts: {config.data}")
     workloads = make_workloads(load(config.data, keep_missing=True))
 
-    say(f"3/6 speed: {len(SYSTEMS)} systems, {config.turns} turns")
+    say(f"3/5 speed: {len(SYSTEMS)} systems, {config.turns} turns")
     speed = {model.name: time_model(model, workloads, threads, config.turns) for model in models}
 
-    say("4/6 the machine's own rate of multiply-adds")
+    say("4/5 the machine's own rate of multiply-adds")
     rate = matrix_rate(threads)
     ideal = {model.name: ideal_ms(model, *workloads["mixed"][0], rate) for model in models}
 
-    say(f"5/6 memory: {config.bulk} passages of 512 tokens")
-    memory = bulk_memory(models[-1], config.bulk, threads, config.bulk_memory) if config.bulk else {}
-
-    say(f"6/6 process starts: {config.starts} of each system")
+    say(f"5/5 process starts: {config.starts} of each system")
     starts = cold_starts(models[0], threads, config.starts)
 
     results = {
@@ -80,7 +74,7 @@ def run(config: BenchmarkConfig, command: str) -> None:
         "machine": {"processor": platform.processor() or platform.machine(), "threads": threads,
                     "fp32 multiply-adds per second": rate},
         "versions": {name: version(name) for name in PACKAGES},
-        "speed": speed, "ideal ms, mixed": ideal, "memory": memory, "starts": starts,
+        "speed": speed, "ideal ms, mixed": ideal, "starts": starts,
     }  # fmt: skip
     write_json(config.output, results)
     write_text(config.picture, standalone(speed_figure(ratios(speed, "mixed"))))
@@ -92,8 +86,8 @@ def check(config: BenchmarkConfig, names: Sequence[str]) -> None:
     for name in names:
         if name not in SHAPES:
             raise InputError(f"--models {name}: expected some of {', '.join(SHAPES)}")
-    if config.turns < 1 or config.starts < 1 or config.bulk < 0 or config.threads < 0:
-        raise InputError("--turns and --starts must be 1 or more, --bulk and --threads 0 or more")
+    if config.turns < 1 or config.starts < 1 or config.threads < 0:
+        raise InputError("--turns and --starts must be 1 or more, --threads 0 or more")
     for package in PACKAGES:
         try:
             version(package)
@@ -187,25 +181,6 @@ def ideal_ms(model: Model, query: str, passages: Sequence[str], rate: float) -> 
     return float(1000 * total / rate)
 
 
-def bulk_memory(model: Model, passages: int, threads: int, limit: int) -> dict[str, dict[str, Any]]:
-    """System -> peak memory in MB and seconds of ranking long passages at once, each in a fresh process."""
-    long = ["memory " * 600 + str(number) for number in range(passages)]
-    found: dict[str, dict[str, Any]] = {}
-    for system in SYSTEMS:
-        worker = None
-        try:
-            worker = Worker(system, model, threads, limit)
-            answer = worker.run([("how much memory does this take", long)])
-            found[system] = {"peak MB": answer["peak_megabytes"], "seconds": answer["seconds"]}
-        except RuntimeError as error:
-            found[system] = {"failed": str(error)[:200]}
-        finally:
-            if worker:
-                worker.close()
-        say(f"    {system}: {found[system]}")
-    return found
-
-
 def ratios(speed: Mapping[str, Any], workload: str) -> dict[str, dict[str, float]]:
     """Model -> system -> how many times our median it takes."""
     return {
@@ -231,8 +206,6 @@ def table(results: Mapping[str, Any]) -> str:
                 )
         share = workloads["mixed"][OURS]["median"] / results["ideal ms, mixed"][model]
         lines.append(f"  ours over the ideal at this machine's fp32 rate: {share:.2f}")
-    for system, one in results["memory"].items():
-        lines.append(f"memory, {system}: {one}")
     for system, one in results["starts"].items():
         found = ", ".join(f"{part} {value['median']:.0f}" for part, value in one.items())
         lines.append(f"start, {system}: {found}")

@@ -30,7 +30,7 @@ class DistillConfig:
     """What is distilled, from what, into what."""
 
     tier: str = setting("small", "size of the student", choices=list(TIERS))
-    data: str = setting("pydocs", "what to train on: pydocs (built in) or a BEIR folder")
+    data: str = setting("pydocs", "what to train on: pydocs (built in), a BEIR folder, or a .jsonl or .parquet file")
     eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of --data")
     teacher: str = setting("builtin", "builtin, a model folder, a hub id, or a file of scores (.jsonl, .tsv, .parquet)")
     base: str = setting("builtin", "what the student is made of: builtin, a model folder or a hub id")
@@ -45,7 +45,7 @@ def run(config: DistillConfig, shared: TrainingConfig, command: str) -> None:
     check(shared, output)
 
     say(f"1/7 data: {config.data}")
-    data = load_source(config.data, shared.drop_leaks, shared.keep_missing)
+    data = load_source(config.data, shared.drop_leaks, shared.keep_missing, shared.test_share)
     dev = held_out(data, "dev", shared.dev_queries, DEV_DEPTH, shared.seed)
     other = data
     if config.eval:

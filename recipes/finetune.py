@@ -25,14 +25,16 @@ SYNTHETIC = "Trained and measured on synthetic queries, made from the documents 
 class FinetuneConfig:
     """What is fine-tuned, on what, into what."""
 
-    data: str | None = setting(None, "what to train on: pydocs (built in) or a BEIR folder")
+    data: str | None = setting(None, "what to train on: pydocs (built in), a BEIR folder, or a .jsonl or .parquet file")
     documents: Path | None = setting(
         None, "instead of --data: a folder of .md, .rst and .txt files, of which queries and passages are made"
     )
     eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of the data")
     base: str = setting("builtin", "the model to start from: builtin, a checkpoint folder or a hub id")
     teacher: str | None = setting(
-        None, "builtin, a model folder, a hub id, or a file of scores; by default the judgments alone teach"
+        None,
+        "builtin, a model folder, a hub id, a file of scores, or data (the scores that --data brings); by default the "
+        "judgments alone teach",
     )
     tier: str = setting("small", "defaults of training, and the size that the result may have", choices=list(TIERS))
     output: Path = setting(Path("artifacts/finetuned"), "artifact folder")
@@ -106,8 +108,8 @@ def load_data(config: FinetuneConfig, shared: TrainingConfig) -> RankingData:
     if (config.data is None) == (config.documents is None):
         raise InputError("expected either --data or --documents: name one folder to train on")
     if config.documents is None:
-        return load_source(str(config.data), shared.drop_leaks, shared.keep_missing)
-    data = finished(load_documents(config.documents))
+        return load_source(str(config.data), shared.drop_leaks, shared.keep_missing, shared.test_share)
+    data = finished(load_documents(config.documents), test_share=shared.test_share)
     say(f"    {len(data.queries)} synthetic queries for {len(data.passages)} passages: {SYNTHETIC}")
     return data
 

@@ -14,6 +14,7 @@ import flashranker
 from flashranker.artifact import read_manifest
 
 from export.artifact import write_json, write_text
+from recipes.rivals import SYSTEMS
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
@@ -23,16 +24,18 @@ KEPT = (
     "versions",
 )  # fmt: skip
 STAGES = ("first stage", "teacher", "base", "student", "fp32", "int8")  # a manifest's keys are in alphabetical order
+PARTS = {"first result ms": "ms from process start to first result", "import ms": "ms of import alone"}
 TIMES = {"torch": "PyTorch, sorted batches of 16", "fp32": "fp32 ONNX, runtime", "int8": "int8 ONNX, runtime"}
 
 
 def record(artifact: Path) -> None:
-    """Copy what was measured from an artifact's manifest into results/NAME.json; the weights stay where they are."""
+    """Copy what was measured from a manifest into results/RECIPE-NAME.json; the weights stay where they are."""
     manifest = read_manifest(artifact)
     content = {name: getattr(manifest, name) for name in KEPT}
     content["model_bytes"] = manifest.files["onnx/model.onnx"].bytes
     RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / f"distill-{manifest.name}.json", content)
+    recipe = manifest.command.partition("recipes.")[2].partition(" ")[0] or "distill"
+    write_json(RESULTS / f"{recipe}-{manifest.name}.json", content)
 
 
 def section(name: str, result: dict[str, Any]) -> str:
@@ -75,11 +78,96 @@ def section(name: str, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speed_section(result: dict[str, Any]) -> str:
+    """The benchmark's tables, in Markdown: our milliseconds, and the others in multiples of them."""
+    speed, starts, machine = result["speed"], result["starts"], result["machine"]
+    ours, *others = SYSTEMS
+    lines = [
+        f"### `{result['command']}`",
+        "",
+        f"The same untrained int8 folders in every system, {machine['threads']} cores, turn by turn; medians, and the "
+        "others in multiples of ours. `nano` is 2 layers of 128, `six` and `twelve` are layers of 384; `mixed` is 100 "
+        "passages of mixed length, `short` 10 of 15 words, `callers` 8 at once with 10 each. All numbers are in "
+        "[recipes/results/benchmark.json](recipes/results/benchmark.json).",
+        "",
+        "![Time for 100 passages, in multiples of flashranker's.](docs/benchmark.svg)",
+        "",
+        f"| model, work | {ours}, ms (fastest to slowest) | {' | '.join(others)} |",
+        "|---" * (len(others) + 2) + "|",
+    ]
+    for model, workloads in speed.items():
+        for workload, found in workloads.items():
+            own = found[ours]
+            cells = [f"{found[system]['median'] / own['median']:.2f}x" for system in others]
+            span = f"{own['median']:.1f} ({own['low']:.1f} to {own['high']:.1f})"
+            lines.append(f"| {model}, {workload} | {span} | {' | '.join(cells)} |")
+    for part in ("first result ms", "import ms"):
+        own = starts[ours][part]
+        cells = [f"{starts[system][part]['median'] / own['median']:.2f}x" for system in others]
+        span = f"{own['median']:.0f} ({own['low']:.0f} to {own['high']:.0f})"
+        lines.append(f"| nano, {PARTS[part]} | {span} | {' | '.join(cells)} |")
+    ideal = [
+        f"{model} {workloads['mixed'][ours]['median'] / result['ideal ms, mixed'][model]:.2f}"
+        for model, workloads in speed.items()
+    ]
+    lines += [
+        "",
+        "Time over the ideal, the multiply-adds at the rate of this machine's fp32 matrix product, for `mixed`: "
+        f"{', '.join(ideal)}.",
+    ]
+    return "\n".join(lines)
+
+
+def memory_section(result: dict[str, Any]) -> str:
+    """Peak memory by system, in Markdown."""
+    settings = result["settings"]
+    lines = [
+        f"### `{result['command']}`",
+        "",
+        f"{settings['passages']} passages of 512 tokens in one call, model `{settings['model']}`, int8 (PyTorch fp32); "
+        f"each system in a process of its own that may take {settings['limit']} MB.",
+        "",
+        "| system | peak MB |",
+        "|---|---|",
+    ]
+    for system in SYSTEMS:
+        found = result["systems"][system]
+        shown = f"{found['peak MB']:,.0f}" if "peak MB" in found else "more than that: failed"
+        lines.append(f"| {system} | {shown} |")
+    return "\n".join(lines)
+
+
+def cascade_section(result: dict[str, Any]) -> str:
+    """A cascade's points, in Markdown."""
+    lines = [
+        f"### `{result['command']}`",
+        "",
+        f"`{result['settings']['data']}`, {result['queries']} held-out queries, {result['settings']['depth']} "
+        "candidates each.",
+        "",
+        "![Quality against milliseconds a query.](docs/cascade.svg)",
+        "",
+        "| ranked by | ms a query: median (quartiles) | MRR@10 | nDCG@10 |",
+        "|---|---|---|---|",
+    ]
+    for name, point in sorted(result["points"].items(), key=lambda item: item[1]["ms"]["median"]):
+        spent = f"{point['ms']['median']:.1f} ({point['ms']['low']:.1f} to {point['ms']['high']:.1f})"
+        cells = [f"{v['mean']:.4f} ({v['low']:.4f} to {v['high']:.4f})" for v in (point["MRR@10"], point["nDCG@10"])]
+        lines.append(f"| {name} | {spent} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+SECTIONS = {"benchmark": speed_section, "cascade": cascade_section, "memory": memory_section}
+
+
 def numbers() -> str:
     """All results in the order of their names, between the README's two marks."""
-    files = sorted(RESULTS.glob("distill-*.json"))
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
-    return "\n\n".join([START, *(section(name, result) for name, result in results.items()), END])
+    sections = []
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        write = SECTIONS.get(path.stem)
+        sections.append(write(result) if write else section(path.stem, result))
+    return "\n\n".join([START, *sections, END])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,8 +5,6 @@ system's threads or memory are another's.
 """
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -112,18 +110,18 @@ MODULES = {
 class Worker:
     """A process with one system and one model, on `threads` cores; it serves until `close`."""
 
-    def __init__(self, system: str, model: Model, threads: int, memory_megabytes: int = 0) -> None:
+    def __init__(self, system: str, model: Model, threads: int) -> None:
         self.system = system
         ours, theirs = get_context("spawn").Pipe()
         self._connection = ours
-        arguments = (theirs, system, model, threads, memory_megabytes)
+        arguments = (theirs, system, model, threads)
         self._process = get_context("spawn").Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self._receive()
 
     def run(self, requests: Sequence[Request], callers: int = 1) -> dict[str, Any]:
-        """Rank all requests, `callers` at a time: {"seconds", "scores", "peak_megabytes"}.
+        """Rank all requests, `callers` at a time: {"seconds", "scores"}.
 
         Raises RuntimeError with the system's own words when it failed, or when its process is gone.
         """
@@ -145,13 +143,10 @@ class Worker:
         return answer
 
 
-def _serve(connection: Connection, system: str, model: Model, threads: int, memory_megabytes: int) -> None:
+def _serve(connection: Connection, system: str, model: Model, threads: int) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    if memory_megabytes:
-        # A system that asks for more fails here, instead of taking the machine with it.
-        resource.setrlimit(resource.RLIMIT_AS, (memory_megabytes * 10**6,) * 2)
     try:
         rank = SYSTEMS[system](model, threads)
         connection.send({"ready": True})
@@ -164,8 +159,7 @@ def _serve(connection: Connection, system: str, model: Model, threads: int, memo
                 with ThreadPoolExecutor(callers) as pool:
                     scores = list(pool.map(lambda request: rank(*request), requests))
             seconds = time.perf_counter() - start
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-            connection.send({"seconds": seconds, "scores": scores, "peak_megabytes": peak})
+            connection.send({"seconds": seconds, "scores": scores})
     except (EOFError, KeyboardInterrupt):
         return
     except BaseException as error:

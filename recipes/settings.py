@@ -62,6 +62,7 @@ class TrainingConfig:
         0.985, "Kendall's tau to fp32, on dev, that quantization climbs to; the gate asks for 0.98 on other queries"
     )
     threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
+    test_share: float = setting(0.1, "share of the queries held out for test, where the data bring no splits")
     drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
     keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
     seed: int = setting(0, "seed of every random choice")
@@ -80,6 +81,7 @@ LEAST = {
     "teacher_length": 4, "evaluations": 1, "patience": 1, "threads": 0, "seed": 0, "kl": 0, "regression": 0, "gold": 0,
     "random_share": 0, "int8_tau": 0,
 }  # fmt: skip
+LARGEST_TEST_SHARE = 0.8  # dev takes a tenth, and something must be left to learn from
 ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
 
 
@@ -93,6 +95,8 @@ def check(config: TrainingConfig, output: Path) -> None:
             raise InputError(f"--{name} is {value}: expected more than 0")
         if name in ("random_share", "int8_tau") and not value <= 1:
             raise InputError(f"--{name} is {value}: expected 0 to 1")
+    if not 0 < config.test_share <= LARGEST_TEST_SHARE:
+        raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")
 

@@ -5,8 +5,10 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from flashranker.artifact import FORMAT_VERSION, Calibration, Manifest, list_files, write_manifest
@@ -120,6 +122,22 @@ def make_manifest(folder: Path) -> Manifest:
         command="pytest",
         notices=[],
     )
+
+
+def negated_artifact(artifact: Path, folder: Path) -> Path:
+    """The same artifact under the name of `folder`, with logits negated: it orders everything the other way round."""
+    model = onnx.load(artifact / "onnx/model.onnx")
+    output = model.graph.output[0].name
+    node = next(node for node in model.graph.node if output in node.output)
+    node.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [output]))
+    (folder / "onnx").mkdir(parents=True)
+    for path in artifact.iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    onnx.save(model, folder / "onnx/model.onnx")
+    write_manifest(folder, replace(make_manifest(folder), name=folder.name))
+    return folder
 
 
 @pytest.fixture

@@ -42,7 +42,6 @@ def test_a_worker_ranks_in_its_own_process_and_names_what_fails(model: Model, tm
     assert answer["scores"][0].tolist() == expected.tolist()
     assert answer["scores"][1].tolist() == expected[:2].tolist()
     assert answer["seconds"] > 0
-    assert 20 < answer["peak_megabytes"] < 2000
     with pytest.raises(RuntimeError, match="flashranker: ModelNotFoundError: no artifact folder"):
         Worker("flashranker", Model("nano", tmp_path / "absent", tmp_path, 64), 1)
 

@@ -59,6 +59,9 @@ def test_made_splits_do_not_depend_on_the_order_of_the_files() -> None:
     assert {name: set(ids) for name, ids in splits.items()} == {name: set(ids) for name, ids in again.items()}
     assert {name: len(ids) for name, ids in splits.items()} == {"train": 80, "dev": 10, "test": 10}
     assert all((f"q{i}" in splits["test"]) == (f"q{i + 1}" in splits["test"]) for i in range(0, 100, 2))
+    half = split_queries(make_data(relevant), 0.5)
+    assert {name: len(ids) for name, ids in half.items()} == {"train": 40, "dev": 10, "test": 50}
+    assert set(splits["test"]) <= set(half["test"])  # a larger share keeps what a smaller one held out
 
 
 def test_queries_joined_by_equal_text_stay_together() -> None:

@@ -93,6 +93,7 @@ def test_the_gates_of_a_base_by_hand() -> None:
         (["--data", "pydocs", "--documents", "docs"], "expected either --data or --documents"),
         (["--documents", "no/such/folder"], "no/such/folder': no such folder"),
         (["--data", "no/such/folder"], "no/such/folder' is no folder"),
+        (["--data", "pydocs", "--test_share", "0.9"], "--test_share is 0.9: expected above 0 to 0.8"),
         (["--data", "pydocs", "--temperature", "0"], "--temperature is 0.0: expected more than 0"),
     ],
 )

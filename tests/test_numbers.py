@@ -10,6 +10,7 @@ import pytest
 from flashranker.artifact import read_manifest, write_manifest
 
 from recipes import numbers
+from recipes.rivals import SYSTEMS
 
 
 def test_the_readme_has_the_numbers_of_the_results() -> None:
@@ -58,6 +59,39 @@ def test_an_artifact_becomes_a_result_and_a_section(measured: Path) -> None:
     assert text.index("| teacher |") < text.index("| int8 |")
     result = json.loads((numbers.RESULTS / "distill-tiny.json").read_text(encoding="utf-8"))
     assert result["model_bytes"] == (measured / "onnx/model.onnx").stat().st_size
+
+
+def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> None:
+    def spread(median: float) -> dict[str, float]:
+        return {"median": median, "low": median - 1, "high": median + 1}
+
+    times = dict(zip(SYSTEMS, (20.0, 50.0, 90.0, 40.0, 60.0), strict=True))
+    starts = {system: {"first result ms": spread(10 * t), "import ms": spread(t)} for system, t in times.items()}
+    speed = {"nano": {"mixed": {system: spread(t) for system, t in times.items()}}}
+    systems = {system: {"peak MB": 300.4} for system in SYSTEMS} | {"flashrank": {"failed": "killed"}}
+    memory = {"command": "python -m recipes.memory", "systems": systems,
+              "settings": {"passages": "1000", "model": "twelve", "limit": "16000"}}  # fmt: skip
+    benchmark = {"command": "python -m recipes.benchmark", "machine": {"threads": 2}, 
+                 "speed": speed, "ideal ms, mixed": {"nano": 16.0}, "starts": starts}  # fmt: skip
+    quality = {"MRR@10": {"mean": 0.5, "low": 0.4, "high": 0.6}, "nDCG@10": {"mean": 0.7, "low": 0.6, "high": 0.8}}
+    cascade = {"command": "python -m recipes.cascade", "queries": 100, "settings": {"data": "pydocs", "depth": "50"},
+               "points": {"slow": {"ms": spread(9.0), **quality}, "fast": {"ms": spread(2.5), **quality}}}  # fmt: skip
+    numbers.RESULTS.mkdir()
+    (numbers.RESULTS / "benchmark.json").write_text(json.dumps(benchmark))
+    (numbers.RESULTS / "cascade.json").write_text(json.dumps(cascade))
+    (numbers.RESULTS / "memory.json").write_text(json.dumps(memory))
+    assert numbers.main([]) == 0
+    text = numbers.README.read_text(encoding="utf-8")
+    for row in (
+        "| nano, mixed | 20.0 (19.0 to 21.0) | 2.50x | 4.50x | 2.00x | 3.00x |",
+        "| nano, ms from process start to first result | 200 (199 to 201) | 2.50x | 4.50x | 2.00x | 3.00x |",
+        "| flashranker | 300 |",
+        "| flashrank | more than that: failed |",
+        "for `mixed`: nano 1.25.",
+        "| fast | 2.5 (1.5 to 3.5) | 0.5000 (0.4000 to 0.6000) | 0.7000 (0.6000 to 0.8000) |",
+    ):
+        assert row in text
+    assert text.index("| fast |") < text.index("| slow |")  # in the order of their time
 
 
 def test_a_folder_that_is_no_artifact_changes_nothing(measured: Path, capsys: pytest.CaptureFixture) -> None:

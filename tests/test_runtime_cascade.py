@@ -3,11 +3,9 @@
 import asyncio
 from pathlib import Path
 
-import onnx
 import pytest
-from conftest import WORDS, make_manifest
+from conftest import WORDS, negated_artifact
 from flashranker import Cascade, InputError, Reranker
-from flashranker.artifact import write_manifest
 
 PASSAGES = [f"{word} {other}" for word in WORDS[:6] for other in WORDS[6:12]]
 
@@ -15,18 +13,7 @@ PASSAGES = [f"{word} {other}" for word in WORDS[:6] for other in WORDS[6:12]]
 @pytest.fixture(scope="module")
 def rankers(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Reranker]:
     """A ranker, and one whose logits are the other's negated: it orders everything the other way round."""
-    folder = tmp_path_factory.mktemp("cascade") / "negated"
-    model = onnx.load(tiny_artifact / "onnx/model.onnx")
-    output = model.graph.output[0].name
-    node = next(node for node in model.graph.node if output in node.output)
-    node.output[0] = "before"
-    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [output]))
-    (folder / "onnx").mkdir(parents=True)
-    for path in tiny_artifact.iterdir():
-        if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-    onnx.save(model, folder / "onnx/model.onnx")
-    write_manifest(folder, make_manifest(folder))
+    folder = negated_artifact(tiny_artifact, tmp_path_factory.mktemp("cascade") / "negated")
     return [Reranker(tiny_artifact, threads=2), Reranker(folder, threads=2)]
 
 

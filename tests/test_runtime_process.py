@@ -34,8 +34,20 @@ time.sleep(0.5)
 
 
 def test_importing_flashranker_brings_in_nothing_of_the_toolkit() -> None:
-    loaded = run_python("import sys, flashranker; print(*sys.modules)").split()
+    loaded = run_python("import sys, flashranker.cli, flashranker.compat; print(*sys.modules)").split()
     assert not {"torch", "transformers", "optimum", "onnx", "training", "export"} & set(loaded)
+
+
+def test_importing_flashranker_waits_with_everything_until_it_is_used() -> None:
+    script = """
+import sys, flashranker
+print(*sorted({"numpy", "onnxruntime", "tokenizers", "asyncio", "flashranker.reranker"} & set(sys.modules)), "|")
+names = [getattr(flashranker, name) for name in flashranker.__all__]
+print(flashranker.Reranker.__module__, flashranker.InputError.__module__, "onnxruntime" in sys.modules, "|")
+print(*set(flashranker.__all__) - set(dir(flashranker)), hasattr(flashranker, "Missing"))
+"""
+    found = [part.split() for part in run_python(script).split("|")]
+    assert found == [[], ["flashranker.reranker", "flashranker.errors", "False"], ["False"]]
 
 
 def test_the_package_imports_three_libraries_only() -> None:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SPLITS = ("train", "dev", "test")
@@ -28,6 +28,7 @@ class RankingData:
     `judgments`: query id -> passage id -> grade; a grade above 0 is relevant.
     `candidates`: query id -> passage ids, best first; queries without a list are absent.
     `splits`: "train", "dev" and "test" -> query ids; a split that the source lacks is an empty list.
+    `scores`: query id -> passage id -> a teacher's raw logit, where the source brings some.
     """
 
     name: str
@@ -37,40 +38,45 @@ class RankingData:
     candidates: dict[str, list[str]]
     splits: dict[str, list[str]]
     licence: str
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def load(source: str | Path, *, drop_leaks: bool = False, keep_missing: bool = False) -> RankingData:
-    """Read ranking data from "pydocs" (the built-in corpus) or from a BEIR folder, and check it.
+def load(
+    source: str | Path, *, drop_leaks: bool = False, keep_missing: bool = False, test_share: float = HELD_OUT_SHARE
+) -> RankingData:
+    """Read ranking data from "pydocs" (the built-in corpus), a BEIR folder or a file of records, and check it.
 
-    A folder that brings no splits is split by `split_queries`. A folder whose own splits leak (see
-    `find_leaks`) is an error, or, with `drop_leaks`, loses the train queries that leak; the number is
-    logged. Judged passages that the corpus lacks are an error, or, with `keep_missing`, stay in the
-    judgments, as official pools such as TREC Deep Learning need it: they count in the ideal ranking and can
-    never be retrieved.
+    A source that brings no splits is split by `split_queries`, with `test_share` of the queries for test. A folder
+    whose own splits leak (see `find_leaks`) is an error, or, with `drop_leaks`, loses the train queries that leak; the
+    number is logged. Judged passages that the corpus lacks are an error, or, with `keep_missing`, stay in the
+    judgments, as official pools such as TREC Deep Learning need it: they count in the ideal ranking and can never be
+    retrieved.
 
     Raises InputError with file, line and remedy.
     """
-    # Both readers return the RankingData of this module, so they can only be imported once it exists.
-    from training import beir, pydocs
+    # The readers return the RankingData of this module, so they can only be imported once it exists.
+    from training import beir, pydocs, records
 
     if str(source) == "pydocs":
         data = pydocs.load_pydocs()
     elif Path(source).is_dir():
         data = beir.read_folder(Path(source), keep_missing)
+    elif Path(source).is_file() and Path(source).suffix in records.RECORD_SUFFIXES:
+        data = records.read_records(Path(source))
     else:
         raise InputError(
-            f'data source {str(source)!r} is no folder; give "pydocs" or a folder with corpus.jsonl, '
-            "queries.jsonl and qrels.tsv (BEIR's layout)"
+            f'data source {str(source)!r} is no folder and no .jsonl or .parquet file; give "pydocs", a folder with '
+            "corpus.jsonl, queries.jsonl and qrels.tsv (BEIR's layout), or a file of records with query and positives"
         )
-    return finished(data, drop_leaks)
+    return finished(data, drop_leaks, test_share)
 
 
-def finished(data: RankingData, drop_leaks: bool = False) -> RankingData:
+def finished(data: RankingData, drop_leaks: bool = False, test_share: float = HELD_OUT_SHARE) -> RankingData:
     """The data with splits, made where there are none, and without leaks: see `load`. Raises InputError."""
     if not any(relevant_passages(data, query_id) for query_id in data.judgments):
         raise InputError(f"{data.name}: no judgment above 0 on any passage; add a relevant passage to the qrels")
     if not any(data.splits.values()):
-        data = replace(data, splits=split_queries(data))
+        data = replace(data, splits=split_queries(data, test_share))
     if drop_leaks:
         data = without_leaks(data)
     check_leaks(data)
@@ -94,18 +100,18 @@ def require_splits(data: RankingData, *names: str) -> None:
             )
 
 
-def split_queries(data: RankingData) -> dict[str, list[str]]:
-    """Split the judged queries into about 80 % train, 10 % dev and 10 % test, so that nothing leaks.
+def split_queries(data: RankingData, test_share: float = HELD_OUT_SHARE) -> dict[str, list[str]]:
+    """Split the judged queries into test (`test_share`), dev (10 %) and train (the rest), so that nothing leaks.
 
     Queries that share their text or a relevant passage stay together; groups are ordered by the sha256 of
     their smallest query id, test takes the first of them, dev the next. The order of the files does
-    not matter. A group of more than 10 % of the queries is always train. Raises InputError when fewer than
+    not matter. A group too large for either is train. Raises InputError when fewer than
     three groups can be told apart.
     """
     groups = _connected(data, sorted(data.judgments))
-    quota = max(1, int(len(data.judgments) * HELD_OUT_SHARE))
     sides: dict[str, str] = {}
-    free = {"test": quota, "dev": quota}
+    shares = {"test": test_share, "dev": HELD_OUT_SHARE}
+    free = {side: max(1, int(len(data.judgments) * share)) for side, share in shares.items()}
     for group in sorted(groups, key=lambda group: _digest(group[0])):
         side = next((name for name in free if len(group) <= free[name]), "train")
         if side in free:
@@ -176,9 +182,9 @@ def fingerprint(data: RankingData) -> str:
     """
     digest = hashlib.sha256()
 
-    def add(*fields: str) -> None:
-        # Lengths in front of the fields: no two different lists of fields give the same bytes.
-        for raw in (field.encode() for field in fields):
+    def add(*texts: str) -> None:
+        # Lengths in front of the texts: no two different lists of texts give the same bytes.
+        for raw in (text.encode() for text in texts):
             digest.update(len(raw).to_bytes(8, "little") + raw)
 
     for section, texts in (("queries", data.queries), ("passages", data.passages)):

@@ -28,11 +28,14 @@ def choose_candidates(
     size: int,
     random_share: float,
     seed: int,
+    scored_only: bool = False,
 ) -> list[tuple[str, list[str]]]:
     """(query id, K = `size` passage ids) for each query: one relevant passage, then negatives.
 
     Hard negatives are drawn from equal parts of the first stage's ranking, so that its whole range is seen and not only
-    its top (stratified sampling; arXiv 2604.04734); `random_share` of the negatives comes from any other passage.
+    its top (stratified sampling; arXiv 2604.04734); what the data judge irrelevant stands in front of that ranking.
+    `random_share` of the negatives comes from any other passage. With `scored_only` all K come from those that
+    `data.scores` knows for the query.
     Passages that are relevant to a query of another split stay unseen: in `pydocs`, the held-out packages. The queries
     come in random order, because neighbours in the data are often alike; one without a relevant passage is left out.
     """
@@ -43,17 +46,20 @@ def choose_candidates(
     allowed = set(pool)
     chosen = []
     for query_id in generator.permutation(np.array(query_ids, dtype=object)):
-        relevant = relevant_passages(data, query_id)
+        scored = data.scores.get(query_id, {})
+        relevant = [passage for passage in relevant_passages(data, query_id) if passage in scored or not scored_only]
         if not relevant:
             continue
         positive = relevant[int(generator.integers(len(relevant)))]
         judged = set(relevant)
-        ranked = [passage for passage in candidates.get(query_id, ()) if passage in allowed and passage not in judged]
-        wanted = round((size - 1) * (1 - random_share))
+        irrelevant = [passage for passage, grade in data.judgments[query_id].items() if grade <= 0]
+        found = dict.fromkeys(scored if scored_only else [*irrelevant, *candidates.get(query_id, ())])
+        ranked = [passage for passage in found if passage in allowed and passage not in judged]
+        wanted = size - 1 if scored_only else round((size - 1) * (1 - random_share))
         bounds = np.linspace(0, len(ranked), min(wanted, len(ranked)) + 1).astype(int)
         negatives = [ranked[int(generator.integers(low, high))] for low, high in pairwise(bounds)]
         taken = judged | set(negatives)
-        while len(negatives) < size - 1 and len(taken) < len(pool):
+        while not scored_only and len(negatives) < size - 1 and len(taken) < len(pool):
             passage = pool[int(generator.integers(len(pool)))]
             if passage not in taken:
                 taken.add(passage)

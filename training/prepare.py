@@ -9,7 +9,15 @@ import numpy as np
 from datasets import Dataset
 
 from training.backbone import BUILTIN, builtin_backbone
-from training.data import InputError, RankingData, limit_queries, load, relevant_passages, require_splits
+from training.data import (
+    HELD_OUT_SHARE,
+    InputError,
+    RankingData,
+    limit_queries,
+    load,
+    relevant_passages,
+    require_splits,
+)
 from training.examples import Example, as_dataset, choose_candidates
 from training.first_stage import bm25_candidates
 from training.lexical import lexical_examples
@@ -17,7 +25,7 @@ from training.metrics import run_from_scores
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
 from training.projection import project_backbone
 from training.student import build_student
-from training.teacher import score_pairs
+from training.teacher import OWN_SCORES, score_pairs
 from training.tiers import Tier
 
 DEV_DEPTH = 20  # candidates per dev query: enough to tell checkpoints apart
@@ -62,10 +70,10 @@ def first_stage(data: RankingData, query_ids: Sequence[str], depth: int) -> Cand
     return bm25_candidates(data, query_ids, depth)
 
 
-def load_source(source: str, drop_leaks: bool, keep_missing: bool) -> RankingData:
+def load_source(source: str, drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE) -> RankingData:
     """`data.load`, with the options by the names that the command line has."""
     try:
-        return load(source, drop_leaks=drop_leaks, keep_missing=keep_missing)
+        return load(source, drop_leaks=drop_leaks, keep_missing=keep_missing, test_share=test_share)
     except InputError as error:
         message = str(error).replace("drop_leaks=True", "--drop_leaks").replace("keep_missing=True", "--keep_missing")
         raise InputError(message) from None
@@ -97,7 +105,10 @@ def make_examples(
     require_splits(data, "train")
     data = limit_queries(data, "train", queries, seed)
     lists = first_stage(data, data.splits["train"], depth)
-    chosen = choose_candidates(data, data.splits["train"], lists, size=candidates, random_share=random_share, seed=seed)
+    chosen = choose_candidates(
+        data, data.splits["train"], lists, size=candidates, random_share=random_share, seed=seed,
+        scored_only=teacher == OWN_SCORES,
+    )  # fmt: skip
     if not chosen:
         raise InputError(
             f"{data.name}: no training query has a relevant passage and {candidates - 1} others; "

@@ -30,6 +30,8 @@ BATCH = 16  # large batches gain nothing on a CPU and pad more
 FORMAT = 1  # part of every fingerprint: raise it when the meaning of a cached row changes
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
+OWN_SCORES = "data"  # the teacher's name where the data bring its scores
+
 Kind = Literal["cross-encoder", "bi-encoder", "scores"]
 Role = Literal["query", "passage"]
 
@@ -73,16 +75,18 @@ def score_pairs(
 ) -> np.ndarray:
     """Raw logits (n,) float32 of a teacher for `pairs` of (query id, passage id).
 
-    A cross-encoder's logit has no activation; a bi-encoder's is `scale` times the cosine of its embeddings; a
-    file gives what it says. `max_length`, in tokens, holds for the text of a bi-encoder (query and passage
-    alike) and for the pair of a cross-encoder. Scores (cross-encoder) or embeddings (bi-encoder) are kept in
-    `cache`. Raises InputError for an unknown id, a teacher that can't be used, a score that is missing or not
-    finite.
+    A cross-encoder's logit has no activation; a bi-encoder's is `scale` times the cosine of its embeddings; a file
+    gives what it says, and "data" what the data bring. `max_length`, in tokens, holds for the text of a bi-encoder
+    (query and passage alike) and for the pair of a cross-encoder. Scores (cross-encoder) or embeddings (bi-encoder)
+    are kept in `cache`. Raises InputError for an unknown id, a teacher that can't be used, a score that is missing or
+    not finite.
     """
     for query, passage in pairs:
         if query not in data.queries or passage not in data.passages:
             what, name = ("passage", passage) if query in data.queries else ("query", query)
             raise InputError(f"a pair to score names the {what} {name!r}, which {data.name!r} does not have")
+    if teacher == OWN_SCORES:
+        return _own_scores(data, pairs)
     opened = open_teacher(teacher, max_length)
     if not pairs:
         return np.zeros(0, dtype=np.float32)
@@ -102,6 +106,17 @@ def score_pairs(
         part = slice(start, start + 65536)
         logits[part] = np.einsum("nd,nd->n", query_rows[left[part]], passage_rows[right[part]]) * scale
     return logits
+
+
+def _own_scores(data: RankingData, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    missing = [(query, passage) for query, passage in pairs if passage not in data.scores.get(query, {})]
+    if missing:
+        query, passage = missing[0]
+        raise InputError(
+            f"{data.name} has no score for {len(missing)} of {len(pairs)} pairs, first query {query!r} with passage "
+            f"{passage!r}: name another teacher than `{OWN_SCORES}`"
+        )
+    return np.array([data.scores[query][passage] for query, passage in pairs], dtype=np.float32)
 
 
 def encode_texts(
