@@ -49,3 +49,22 @@ def test_seeds_are_the_train_queries_shuffled_by_the_seed() -> None:
     assert sorted(seeds_in_order(data, 0)) == sorted(SEEDS)
     assert seeds_in_order(data, 0) == seeds_in_order(data, 0)
     assert len({tuple(seeds_in_order(data, seed)) for seed in range(9)}) == 9
+
+
+def planted(judgments: dict[str, dict[str, int]]) -> list[list[tuple[str, str]]]:
+    names, passages = ({key: f"text {key}" for key in keys} for keys in (judgments, "abxyzw"))
+    splits = {"train": list(judgments), "dev": [], "test": []}
+    data = RankingData("planted", names, passages, judgments, {}, splits, "")
+    lists = {query: list("abxyzw") for query in judgments}
+    return choose_neighbourhoods(data, list(judgments), lists, size=2, queries=100)
+
+
+def test_queries_that_share_an_answer_take_turns() -> None:
+    found = planted({"a1": {"a": 1}, "a2": {"a": 1}, "b1": {"b": 1}, "b2": {"b": 1}})
+    assert found == [[("a1", "a"), ("b1", "b")], [("a2", "a"), ("b2", "b")]]
+
+
+def test_a_query_comes_again_with_its_next_answer() -> None:
+    # r has three answers and q two: the third finds no other query to compete with.
+    found = planted({"q": {"x": 1, "y": 2}, "r": {"z": 1, "w": 1, "a": 1}})
+    assert found == [[("q", "x"), ("r", "z")], [("q", "y"), ("r", "w")]]

@@ -19,33 +19,52 @@ NEIGHBOURS = 100  # candidates of the first query among which the others' passag
 def choose_neighbourhoods(
     data: RankingData, seeds: Sequence[str], candidates: Mapping[str, Sequence[str]], *, size: int, queries: int
 ) -> list[list[tuple[str, str]]]:
-    """Groups of `size` (query id, relevant passage id), until `queries` are used up; no query comes twice.
+    """Groups of `size` (query id, relevant passage id), until `queries` are used up; no such pair comes twice.
 
     A group is a seed query with one relevant passage, then the queries that the seed's candidates are relevant to, best
     first; too small a group is filled up with queries from the end of `seeds`. One that stays too small is dropped.
+    In a group no query and no passage is twice. Once there are no new queries one comes again with its next relevant
+    passage, and those come that share a passage: where one question has ten answers, or ten questions have one.
 
     Args:
         seeds: train query ids, in the order in which they become first of a group.
         candidates: what the first stage finds for the seeds that may come first; a seed without an entry only fills up.
     """
-    first_relevant = {query: found[0] for query in seeds if (found := relevant_passages(data, query))}
-    asked_by: dict[str, str] = {}
-    for query, passage in first_relevant.items():
-        asked_by.setdefault(passage, query)
-    free = {query: passage for query, passage in first_relevant.items() if asked_by[passage] == query}
+    relevant = {query: relevant_passages(data, query) for query in seeds}
+    depth = max((len(found) for found in relevant.values()), default=0)
+    pairs = [(query, relevant[query][i]) for i in range(depth) for query in seeds if i < len(relevant[query])]
     groups: list[list[tuple[str, str]]] = []
-    for seed in seeds:
-        if seed not in free or seed not in candidates or len(groups) * size >= queries:
-            continue
-        near = [asked_by[passage] for passage in candidates[seed] if passage in asked_by and asked_by[passage] in free]
-        members = list(dict.fromkeys([seed, *near]))[:size]
-        if len(members) < size:
-            taken = set(members)
-            # From the end, so that those which can come first are used up last.
-            members += [query for query in reversed(free) if query not in taken][: size - len(members)]
-        if len(members) == size:
-            groups.append([(query, free.pop(query)) for query in members])
+    while len(groups) * size < queries:
+        before = len(groups)
+        free = distinct(pairs)
+        asked_by = {passage: query for query, passage in free.items()}
+        for seed in seeds:
+            if seed not in free or seed not in candidates or len(groups) * size >= queries:
+                continue
+            near = [asked_by[p] for p in candidates[seed] if p in asked_by and asked_by[p] in free]
+            members = list(dict.fromkeys([seed, *near]))[:size]
+            if len(members) < size:
+                taken = set(members)
+                # From the end, so that those which can come first are used up last.
+                members += [query for query in reversed(free) if query not in taken][: size - len(members)]
+            if len(members) == size:
+                groups.append([(query, free.pop(query)) for query in members])
+        if len(groups) == before:
+            break
+        used = {pair for group in groups[before:] for pair in group}
+        pairs = [pair for pair in pairs if pair not in used]
     return groups
+
+
+def distinct(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Query -> passage for as many of the pairs as their order gives with no query and no passage twice."""
+    chosen: dict[str, str] = {}
+    taken: set[str] = set()
+    for query, passage in pairs:
+        if query not in chosen and passage not in taken:
+            chosen[query] = passage
+            taken.add(passage)
+    return chosen
 
 
 def neighbourhood_dataset(data: RankingData, groups: Sequence[Sequence[tuple[str, str]]]) -> Dataset:
