@@ -33,8 +33,8 @@ STYLE = {
 }
 
 
-def quality_figure(measure: str, stages: Mapping[str, Mapping[str, float]]) -> str:
-    """One measure: a point and its interval a stage, first stage on top.
+def quality_figure(measure: str, stages: Mapping[str, Mapping[str, float]], by: str = "stage") -> str:
+    """One measure: a point and its interval a stage (or what else `by` names), first stage on top.
 
     `stages`: stage -> {"mean", "low", "high"}, the ends optional.
     """
@@ -51,7 +51,26 @@ def quality_figure(measure: str, stages: Mapping[str, Mapping[str, float]]) -> s
         axes.margins(x=0.2)
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(plain(measure))
-        return to_svg(figure, f"{measure} by stage")
+        return to_svg(figure, f"{measure} by {by}")
+
+
+def wins_figure(label: str, differences: Sequence[float]) -> str:
+    """Differences of two systems query by query, from the largest gain to the largest loss."""
+    ordered = np.sort(np.asarray(differences, dtype=np.float64))[::-1]
+    edges = np.arange(len(ordered) + 1)
+    with rc_context(styled(f"wins {label}")):
+        figure = Figure(figsize=SIZE)
+        axes = figure.subplots()
+        for signed, name, color in (
+            (np.maximum(ordered, 0), f"better ({(ordered > 0).sum():,})", BLUE),
+            (np.minimum(ordered, 0), f"worse ({(ordered < 0).sum():,})", ORANGE),
+        ):
+            axes.stairs(signed, edges, fill=True, color=color, alpha=0.85, label=name)
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set_xlabel(f"{len(ordered):,} queries, best first; alike in {(ordered == 0).sum():,}")
+        axes.set_ylabel(plain(label))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+        return to_svg(figure, f"{label}, query by query")
 
 
 def curve_figure(label: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:

@@ -77,11 +77,15 @@ def write_report(path: Path, content: ReportContent) -> None:
         section("Settings", pairs(content.settings)),
         section("Command", f"<pre>{escape(content.command)}</pre>" if content.command else ""),
     ]
-    notices = "".join(f'<p class="notice">{escape(notice)}</p>' for notice in content.notices)
-    summary = f"<p>{escape(content.summary)}</p>" if content.summary else ""
-    title = escape(content.title)
-    body = f"<h1>{title}</h1>\n{summary}{notices}\n" + "\n".join(part for part in parts if part)
-    write_text(path, PAGE.format(title=title, style=STYLE, body=body))
+    write_page(path, content.title, parts, content.summary, content.notices)
+
+
+def write_page(path: Path, title: str, parts: Sequence[str], summary: str = "", notices: Sequence[str] = ()) -> None:
+    """Write one self-contained HTML file of `parts`, which are HTML already, through a temporary name."""
+    marked = "".join(f'<p class="notice">{escape(notice)}</p>' for notice in notices)
+    head = f"<p>{escape(summary)}</p>" if summary else ""
+    body = f"<h1>{escape(title)}</h1>\n{head}{marked}\n" + "\n".join(part for part in parts if part)
+    write_text(path, PAGE.format(title=escape(title), style=STYLE, body=body))
 
 
 def quality(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:

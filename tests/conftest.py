@@ -1,12 +1,16 @@
 """What all tests share: no network, one thread, and a miniature cross-encoder made from a seed."""
 
+import json
 import os
+import random
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -23,6 +27,9 @@ _WORDS = """river mountain python list sort file open read write socket server t
 date time bread water solar panel engine violin garden winter copper falcon market letter window bridge coffee
 paper"""
 WORDS = _WORDS.split()
+Grades = Mapping[str, Mapping[str, int]]  # query id -> passage id -> grade
+Lists = Mapping[str, list[str]]  # query id -> passage ids, best first
+Evaluate = Callable[..., dict[str, Any]]
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?-'дом語本"
 
 
@@ -149,3 +156,64 @@ def folder(tmp_path: Path) -> Path:
     (made / "tokenizer.json").write_bytes(b"")
     write_manifest(made, make_manifest(made))
     return made
+
+
+def write_lines(path: Path, records: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def write_data(folder: Path, grades: Grades, candidates: Lists, split: str = ".test") -> Path:
+    """A BEIR folder whose texts are words; passages that only the judgments name are lacking from its corpus."""
+    folder.mkdir(parents=True)
+    generator = random.Random(2)
+    passages = dict.fromkeys(passage for ids in candidates.values() for passage in ids)
+    write_lines(folder / "corpus.jsonl", [{"id": p, "text": " ".join(generator.sample(WORDS, 16))} for p in passages])
+    write_lines(folder / "queries.jsonl", [{"id": q, "text": " ".join(generator.sample(WORDS, 3))} for q in grades])
+    rows = [f"{query}\t{passage}\t{grade}" for query, judged in grades.items() for passage, grade in judged.items()]
+    (folder / f"qrels{split}.tsv").write_text("\n".join(["query\tpassage\tgrade", *rows, ""]), encoding="utf-8")
+    rows = [f"{query}\t{passage}\t0" for query, ids in candidates.items() for passage in ids]
+    (folder / "candidates.tsv").write_text("\n".join(["query\tpassage\tgrade", *rows, ""]), encoding="utf-8")
+    return folder
+
+
+def write_ranking(path: Path, ranking: Lists) -> Path:
+    """A run file that ranks passages as listed."""
+    lines = [f"{q} Q0 {p} 0 {-rank} tag\n" for q, ids in ranking.items() for rank, p in enumerate(ids)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def make_ranking(seed: int, queries: int = 60, passages: int = 12) -> tuple[Grades, Lists]:
+    """Graded judgments on some of each query's passages, and a first stage in random order."""
+    generator = random.Random(seed)
+    grades, candidates = {}, {}
+    for number in range(queries):
+        ids = [f"d{number}-{i}" for i in range(passages)]
+        grades[f"q{number}"] = {passage: generator.choice([0, 1, 2]) for passage in ids[:5]} | {ids[5]: 1}
+        candidates[f"q{number}"] = generator.sample(ids, passages)
+    return grades, candidates
+
+
+# q3's answer is not in the corpus, and the first stage has nothing for q3; nobody asks q4 anything.
+GRADES = {"q1": {"a": 2, "b": 1}, "q2": {"x": 1}, "q3": {"z": 1}, "q4": {"a": 0}}
+CANDIDATES = {"q1": ["n", "b", "a"], "q2": ["m", "x"], "q4": ["n", "a"]}
+BETTER = {"q1": ["a", "b", "n"], "q2": ["x", "m"]}
+
+
+@pytest.fixture
+def tiny_ranking(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of ranking data, "tiny", and a run file, "better", that ranks it perfectly."""
+    return write_data(tmp_path / "tiny", GRADES, CANDIDATES), write_ranking(tmp_path / "better.trec", BETTER)
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Evaluate:
+    """Run recipes.evaluate and return evaluate.json."""
+    from recipes.evaluate import main
+
+    def run(*arguments: object) -> dict[str, Any]:
+        output = ["--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--threads", "1"]
+        assert main([*map(str, arguments), *output]) == 0
+        return json.loads((tmp_path / "out" / "evaluate.json").read_text(encoding="utf-8"))
+
+    return run

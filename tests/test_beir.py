@@ -169,7 +169,7 @@ def test_bad_input_names_file_line_and_remedy(folder: Path, change: Callable[[Pa
 
 def test_an_unknown_source_says_what_is_accepted(tmp_path: Path) -> None:
     for source in ("ms_marco", tmp_path / "absent"):
-        with pytest.raises(InputError, match=r'is no folder; give "pydocs" or a folder with corpus.jsonl'):
+        with pytest.raises(InputError, match=r'is no folder and no .jsonl or .parquet file; give "pydocs", a folder'):
             load(source)
 
 
@@ -197,6 +197,15 @@ def test_load_refuses_leaking_splits_and_drops_them_on_request(folder: Path) -> 
     require_splits(data, "dev", "test")
     with pytest.raises(InputError, match=r"split 'train' has no query .*train 0, dev 1, test 1"):
         require_splits(data, "dev", "train")
+
+
+def test_queries_stay_unsplit_when_asked(tmp_path: Path) -> None:
+    write_lines(tmp_path / "corpus.jsonl", [{"id": "p1", "text": "Water."}])
+    write_lines(tmp_path / "queries.jsonl", [{"id": "q1", "text": "what runs"}])
+    (tmp_path / "qrels.tsv").write_text(f"{HEADER}q1\tp1\t1\n", encoding="utf-8")
+    assert load(tmp_path, test_share=0).splits == {"train": [], "dev": [], "test": []}
+    with pytest.raises(InputError, match="too few for a"):
+        load(tmp_path)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"real data sets are not at {SHARED}")

@@ -1,5 +1,6 @@
 """Metrics: hand-computed values, an independent computation, ties, the bootstrap on planted data."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data import InputError
-from training.metrics import bootstrap_interval, evaluate, mean, paired_bootstrap, run_from_scores
+from training.metrics import (
+    bootstrap_interval,
+    evaluate,
+    holm,
+    mean,
+    paired_bootstrap,
+    paired_permutation,
+    parse_measures,
+    run_from_scores,
+)
 
 JUDGMENTS = {"q1": {"a": 2, "b": 1, "unretrieved": 1}, "q2": {"x": 1}, "q3": {"z": 1}}
 RUN = {"q1": {"n": 0.9, "b": 0.8, "a": 0.7}, "q2": {"m": 3.0, "x": -1.0}, "unjudged": {"a": 1.0}}
@@ -149,3 +159,69 @@ def test_differences_without_variance() -> None:
     assert paired_bootstrap(a, a).p == 1.0
     assert paired_bootstrap(a, dict.fromkeys(a, 0.25)).p == pytest.approx(2**-4)
     assert paired_bootstrap({"only": 1.0}, {"only": 0.0}).p == 1.0
+
+
+def test_the_least_relevant_grade_holds_for_what_knows_relevant_or_not_alone() -> None:
+    names = ["MRR@10", "MAP", "Recall@2", "P@2", "nDCG@10", "AP(rel=1)"]
+    one, two = (evaluate(RUN, JUDGMENTS, names, relevant=grade) for grade in (1, 2))
+    # q1 ranks n, b (grade 1), a (grade 2); nothing of grade 2 is left for q2.
+    assert {name: one[name]["q1"] for name in names} == pytest.approx(
+        {"MRR@10": 1 / 2, "MAP": (1 / 2 + 2 / 3) / 3, "Recall@2": 1 / 3, "P@2": 1 / 2}
+        | {"nDCG@10": one["nDCG@10"]["q1"], "AP(rel=1)": (1 / 2 + 2 / 3) / 3}
+    )
+    assert {name: two[name]["q1"] for name in names} == pytest.approx(
+        {"MRR@10": 1 / 3, "MAP": 1 / 3, "Recall@2": 0, "P@2": 0}
+        | {"nDCG@10": one["nDCG@10"]["q1"], "AP(rel=1)": (1 / 2 + 2 / 3) / 3}
+    )
+    assert two["MRR@10"]["q2"] == 0
+    assert one["MRR@10"]["q2"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["P", "nDCG(foo=1)@10", "nDCG@ten", "AP@", "", "1", "MRR MRR", "StRecall", "AP(2)"])
+def test_every_measure_that_can_not_be_computed_is_bad_input(name: str) -> None:
+    with pytest.raises(InputError, match="measure"):
+        parse_measures([name])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=7))
+def test_the_randomization_test_counts_every_sign_flip(sixteenths: list[int]) -> None:
+    differences = np.array(sixteenths) / 16
+    flips = np.array([*itertools.product([-1, 1], repeat=len(differences))])
+    expected = np.mean(np.abs(flips @ differences) >= abs(differences.sum()))
+    a, b = dict(enumerate_strings(differences)), dict.fromkeys(map(str, range(len(differences))), 0.0)
+    assert paired_permutation(a, b) == pytest.approx(expected)
+    assert paired_permutation(b, a) == pytest.approx(expected)
+
+
+def test_the_randomization_test_by_drawn_flips() -> None:
+    from scipy.stats import ttest_rel
+
+    generator = np.random.default_rng(5)
+    a, b = generator.normal(0.5, 0.2, 100), generator.normal(0.45, 0.2, 100)
+    systems = dict(enumerate_strings(a)), dict(enumerate_strings(b))
+    assert paired_permutation(*systems) == pytest.approx(ttest_rel(a, b).pvalue, abs=0.015)
+    assert paired_permutation(*systems, seed=1) == paired_permutation(*systems, seed=1)
+    assert paired_permutation(*systems, seed=1) != paired_permutation(*systems, seed=2)
+    # A planted difference in each of 20 queries: no draw of 999 is as extreme, and p is still not 0.
+    assert paired_permutation(dict.fromkeys(map(str, range(20)), 1.0), dict.fromkeys(map(str, range(20)), 0.0),
+                              resamples=999) == pytest.approx(2 / 1000)  # fmt: skip
+
+
+def test_the_randomization_test_errs_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(3)
+    false_alarms = 0
+    for trial in range(200):
+        pairs = generator.choice([0, 1 / 3, 1 / 2, 1], size=(30, 2))
+        a, b = (dict(enumerate_strings(column)) for column in pairs.T)
+        false_alarms += paired_permutation(a, b, trial, 299) < 0.05
+    assert 0.01 <= false_alarms / 200 <= 0.09
+
+
+def test_holm_by_hand() -> None:
+    # 3 * 0.01, 2 * 0.03, and 0.04, which may not fall below the one before it.
+    assert holm({"b": 0.04, "a": 0.01, "c": 0.03}) == pytest.approx({"b": 0.06, "a": 0.03, "c": 0.06})
+    assert [*holm({"b": 0.04, "a": 0.01})] == ["b", "a"]
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+    assert holm({"a": 0.2}) == {"a": 0.2}
+    assert holm({}) == {}

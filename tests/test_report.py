@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flashranker.artifact import Calibration
 
-from export.figures import thin
+from export.figures import thin, wins_figure
 from export.report import ReportContent, write_report
 
 HOSTILE = '"><script src="https://evil.example/x.js"></script><img src=x onerror=alert(1)> $a$ & {title}'
@@ -180,3 +180,12 @@ def test_long_curves_are_averaged_not_cut() -> None:
     assert steps[0] == pytest.approx(9.5)
     assert steps[-1] == pytest.approx(7989.5)
     np.testing.assert_array_equal(thin(points[:3])[1], [0, 1, 0])
+
+
+def test_wins_and_losses_are_counted_and_drawn_from_best_to_worst() -> None:
+    svg = wins_figure("ours - $theirs$", [-0.25, 0.5, 0.0, 0.125])
+    assert all(
+        text in svg for text in ("better (2)", "worse (1)", "4 queries, best first; alike in 1", "ours - $theirs$")
+    )
+    assert svg == wins_figure("ours - $theirs$", [0.5, 0.125, 0.0, -0.25])
+    assert svg != wins_figure("ours - $theirs$", [0.5, 0.125, 0.0, -0.5])

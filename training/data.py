@@ -46,11 +46,11 @@ def load(
 ) -> RankingData:
     """Read ranking data from "pydocs" (the built-in corpus), a BEIR folder or a file of records, and check it.
 
-    A source that brings no splits is split by `split_queries`, with `test_share` of the queries for test. A folder
-    whose own splits leak (see `find_leaks`) is an error, or, with `drop_leaks`, loses the train queries that leak; the
-    number is logged. Judged passages that the corpus lacks are an error, or, with `keep_missing`, stay in the
-    judgments, as official pools such as TREC Deep Learning need it: they count in the ideal ranking and can never be
-    retrieved.
+    A source that brings no splits is split by `split_queries`, with `test_share` of the queries for test; where that is
+    0, it stays without. A folder whose own splits leak (see `find_leaks`) is an error, or, with `drop_leaks`, loses the
+    train queries that leak; the number is logged. Judged passages that the corpus lacks are an error, or, with
+    `keep_missing`, stay in the judgments, as official pools such as TREC Deep Learning need it: they count in the ideal
+    ranking and can never be retrieved.
 
     Raises InputError with file, line and remedy.
     """
@@ -75,7 +75,7 @@ def finished(data: RankingData, drop_leaks: bool = False, test_share: float = HE
     """The data with splits, made where there are none, and without leaks: see `load`. Raises InputError."""
     if not any(relevant_passages(data, query_id) for query_id in data.judgments):
         raise InputError(f"{data.name}: no judgment above 0 on any passage; add a relevant passage to the qrels")
-    if not any(data.splits.values()):
+    if test_share and not any(data.splits.values()):
         data = replace(data, splits=split_queries(data, test_share))
     if drop_leaks:
         data = without_leaks(data)

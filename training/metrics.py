@@ -1,4 +1,4 @@
-"""Ranking quality: per-query measures by ir_measures, bootstrap intervals and paired differences.
+"""Ranking quality: per-query measures by ir_measures, bootstrap intervals, paired differences and their p-values.
 
 Everything is per query first, so that two systems are always compared query by query.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import ir_measures
 import numpy as np
+from scipy.stats import permutation_test
 
 from training.data import InputError
 
@@ -16,6 +17,8 @@ Run = Mapping[str, Mapping[str, float]]
 Judgments = Mapping[str, Mapping[str, int]]
 MEASURES = ("nDCG@10", "MRR@10")
 BOOTSTRAP_CHUNK = 2_000_000  # drawn indices at a time, 16 MB
+PERMUTATION_CHUNK = 500_000  # differences with a drawn sign at a time, about 16 MB
+RESAMPLES = 9_999  # sign flips drawn by a permutation test, one more in the denominator of p
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,20 @@ class PairedDifference:
     p: float
 
 
-def evaluate(run: Run, judgments: Judgments, measures: Sequence[str] = MEASURES) -> dict[str, dict[str, float]]:
+def evaluate(
+    run: Run, judgments: Judgments, measures: Sequence[str] = MEASURES, relevant: int = 1
+) -> dict[str, dict[str, float]]:
     """Measure -> query id -> value, for every query of `judgments`, in their order.
 
     A query that the run lacks counts 0; a query of the run without judgments is left out. Equal scores rank
     in the order in which the run lists them. The ideal of nDCG knows all judged passages, retrieved or not.
-    `measures` are names of ir_measures, and MRR@k, which it calls RR@k.
+    `measures` are names of ir_measures, and MRR@k, which it calls RR@k. A measure that knows only relevant and
+    not relevant counts grades from `relevant` up, unless its name says otherwise, as AP(rel=2) does.
     Raises InputError for an unknown measure, a score that is not finite, or empty judgments.
     """
     if not judgments:
         raise InputError("there are no judgments to evaluate against: expected at least one judged query")
-    parsed = {name: _parse(name) for name in measures}
+    parsed = parse_measures(measures, relevant)
     # The libraries under ir_measures break ties by passage id, pytrec_eval downwards and MS MARCO's upwards,
     # and compare in single precision: ranks instead of scores leave them nothing to break.
     ranked = {
@@ -124,13 +130,55 @@ def paired_bootstrap(
     return PairedDifference(observed, low, high, (int(extreme) + 1) / (samples + 1))
 
 
-def _parse(name: str) -> ir_measures.Measure:
+def paired_permutation(
+    a: Mapping[str, float], b: Mapping[str, float], seed: int = 0, resamples: int = RESAMPLES
+) -> float:
+    """Two-sided p of "the two systems are alike" by the paired randomization test (Fisher 1935; Smucker et al. 2007).
+
+    The sign of each query's difference is flipped at random, and p is twice the smaller share of mean
+    differences that are as low, or as high, as the observed one: over all flips where there are at most
+    `resamples`, and else over that many draws, counted with one added so that p is never 0.
+    `a` and `b` hold the same queries.
+    """
+    differences = np.array([a[query] - b[query] for query in sorted(a)], dtype=np.float64)
+    # A difference of 0 has no sign to flip: without it more tests are exact, and all are faster.
+    differences = differences[differences != 0]
+    if len(differences) < 2:
+        return 1.0  # flipped or not, a single difference is as extreme
+    found = permutation_test(
+        (differences,), lambda values, axis: values.sum(axis=axis), permutation_type="samples", vectorized=True,
+        n_resamples=resamples, batch=max(1, PERMUTATION_CHUNK // len(differences)), rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values of a family of comparisons, adjusted for their number (Holm 1979), in the order given."""
+    adjusted: dict[str, float] = {}
+    least = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        # The smallest is multiplied by the number of all, the next by one less, and none falls below one before it.
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = least
+    return {name: adjusted[name] for name in p_values}
+
+
+def parse_measures(names: Sequence[str], relevant: int = 1) -> dict[str, ir_measures.Measure]:
+    """Names of measures to what ir_measures computes: see `evaluate`. Raises InputError for one it does not know."""
+    return {name: _parse(name, relevant) for name in names}
+
+
+def _parse(name: str, relevant: int) -> ir_measures.Measure:
     try:
         # ir_measures calls it RR, since the M of MRR is the mean over queries.
         measure = ir_measures.parse_measure(name[1:] if name.startswith("MRR") else name)
-    except (NameError, ValueError, KeyError, SyntaxError) as error:
+        grades = measure.SUPPORTED_PARAMS.get("rel")
+        if grades and grades.default == 1 and "rel" not in measure.params:
+            measure = measure(rel=relevant)
+        supported = ir_measures.DefaultPipeline.supports(measure)
+    except (NameError, ValueError, KeyError, SyntaxError, AssertionError) as error:
         raise InputError(f"unknown measure {name!r}: expected a name like nDCG@10, MRR@10 or R@100") from error
-    if not ir_measures.DefaultPipeline.supports(measure):
+    if not supported:
         raise InputError(f"measure {name!r} can't be computed here: expected nDCG@k, MRR@k, R@k, P@k or AP")
     return measure
 

@@ -1,0 +1,171 @@
+"""Whatever can rank: artifact, ONNX folder, checkpoint or run file, each as a function from candidates to a run."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import flashranker
+from flashranker import Reranker, ScoreCache
+from flashranker.artifact import MANIFEST_NAME, read_manifest
+
+from export.parity import runtime_logits
+from recipes.measure import requests_of
+from training.data import InputError
+from training.prepare import Candidates, Held
+from training.score_file import SCORE_SUFFIXES
+from training.teacher import open_teacher, score_pairs
+from training.trec import Run, read_run
+
+FIRST_STAGE = "first stage"
+RUN_SUFFIXES = {".run", ".trec", ".txt"}
+Kind = Literal["artifact", "ONNX folder", "checkpoint", "run file"]
+Rank = Callable[[Held], Run]  # query id -> passage id -> score; a query that it can't rank is absent
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model of the command line: the name of its row, how it is opened, and where it lies."""
+
+    name: str
+    kind: Kind
+    source: str
+
+
+def split_name(given: str) -> tuple[str, str]:
+    """NAME=SOURCE to its two parts; without a name, that of the folder, or of the file without its suffix."""
+    name, equals, source = given.partition("=")
+    path = Path(given).expanduser()
+    if equals and name.strip() and not path.exists():
+        return name.strip(), source
+    return (path.stem if path.is_file() else path.name or path.resolve().name), given
+
+
+def find_models(given: Iterable[str]) -> list[Found]:
+    """Find every model, with nothing loaded.
+
+    Raises InputError for a model that can't be found, or two whose names, as parts of file names, are the same.
+    """
+    found = [find_model(one) for one in given]
+    check_names("MODEL", [FIRST_STAGE, *(model.name for model in found)])
+    return found
+
+
+def find_model(given: str) -> Found:
+    """A folder with a flashranker.json is an artifact, one with an ONNX file and no PyTorch weights another tool's.
+
+    Any other file than scores (.jsonl, .tsv, .parquet) is a TREC run; the rest is what `open_teacher` knows.
+    """
+    name, source = split_name(given)
+    path = Path(source).expanduser()
+    if path.suffix in RUN_SUFFIXES and not path.exists():
+        raise InputError(f"there is no run file {source!r}: correct the path")
+    if path.is_file() and path.suffix not in SCORE_SUFFIXES:
+        return Found(name, "run file", source)
+    if source.strip() and path.is_dir():
+        if (path / MANIFEST_NAME).is_file():
+            return Found(name, "artifact", source)
+        weights = [*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")]
+        if not weights and (any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx"))):
+            return Found(name, "ONNX folder", source)
+    with called_model():
+        open_teacher(source)
+    return Found(name, "checkpoint", source)
+
+
+def check_names(what: str, names: Iterable[str]) -> None:
+    """Raise InputError for names that would share a file, as "a b" and "a-b" do."""
+    seen: dict[str, str] = {}
+    for name in names:
+        part = file_part(name).casefold()
+        if part in seen:
+            raise InputError(f"{seen[part]!r} and {name!r} would be one name: call one of them otherwise, NAME={what}")
+        seen[part] = name
+
+
+def file_part(name: str) -> str:
+    """A name as a part of a file's name and as the tag of a run."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def open_model(found: Found, sets: Mapping[str, Held], cache: Path, max_length: int, threads: int) -> Rank:
+    """Open a model; `max_length` bounds the tokens that it reads, never beyond its own.
+
+    Scores of models are kept in `cache`. `threads` is for ONNX models, 0 for all cores.
+    Raises InputError or FlashRankerError, before anything is scored, for a model or a run file that is broken, a run
+    of other queries, or a query that is too long for the model.
+    """
+    if found.kind == "run file":
+        known = {query for held in sets.values() for query in held.data.queries}
+        return partial(rank_by_file, read_run(Path(found.source).expanduser(), known))
+    if found.kind == "checkpoint":
+        return partial(rank_by_checkpoint, found.source, cache / "teacher", max_length)
+    cache.mkdir(parents=True, exist_ok=True)
+    ranker = open_runtime(found, cache, max_length, threads)
+    for name, held in sets.items():
+        for query in held.candidates:
+            try:
+                ranker.check_query(held.data.queries[query])
+            except flashranker.InputError as error:
+                raise InputError(f"{found.name}, {name}, query {query!r}: {error}") from None
+    return partial(rank_by_runtime, ranker, found.name)
+
+
+def open_runtime(found: Found, cache: Path, max_length: int, threads: int) -> Reranker:
+    """The shipped runtime with the folder, its manifest checked unless it is another tool's."""
+    opened = partial(
+        Reranker, Path(found.source).expanduser(), foreign=found.kind == "ONNX folder", threads=threads or None,
+        cache=ScoreCache(cache / "scores.sqlite"),
+    )  # fmt: skip
+    ranker = opened()
+    return ranker if ranker.max_length <= max_length else opened(max_length=max_length)
+
+
+def rank_by_runtime(ranker: Reranker, name: str, held: Held) -> Run:
+    """Raw logits of the candidates through the runtime."""
+    logits = runtime_logits(ranker, requests_of(held), name)
+    return scored(held.candidates, (one for passages in logits for one in passages))
+
+
+def rank_by_checkpoint(source: str, cache: Path, max_length: int, held: Held) -> Run:
+    """Raw logits of the candidates through PyTorch, cosines of a bi-encoder, or what a file of scores says."""
+    pairs = [(query, passage) for query, passages in held.candidates.items() for passage in passages]
+    with called_model():
+        logits = score_pairs(source, held.data, pairs, cache, max_length=max_length)
+    return scored(held.candidates, logits)
+
+
+def rank_by_file(run: Run, held: Held) -> Run:
+    """What a run file says of these queries, whatever passages it ranks: it need not have had these candidates.
+
+    Empty when the run is another data set's: it has none of the queries, or only passages that nobody knows here.
+    """
+    known = {passage for grades in held.data.judgments.values() for passage in grades} | held.data.passages.keys()
+    ours = {query: run[query] for query in held.candidates if query in run}
+    return ours if any(not known.isdisjoint(scores) for scores in ours.values()) else {}
+
+
+def scored(candidates: Candidates, scores: Iterable[float]) -> Run:
+    """Scores in the order of the candidates, as a run."""
+    given = iter(scores)
+    return {query: {passage: float(next(given)) for passage in passages} for query, passages in candidates.items()}
+
+
+def trained_on(found: Found) -> str:
+    """The name of the data that an artifact says it was trained on; "" where nothing is said."""
+    if found.kind != "artifact":
+        return ""
+    data = read_manifest(Path(found.source).expanduser()).lineage.get("data")
+    return str(data.get("name", "")) if isinstance(data, Mapping) else ""
+
+
+@contextmanager
+def called_model() -> Iterator[None]:
+    """What `training.teacher` calls a teacher is a model like any other here."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("teacher", "model", 1)) from None
