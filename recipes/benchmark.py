@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from flashranker.pairs import load_tokenizer
 from flashranker.threads import available_threads
 from scipy.stats import spearmanr
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from export.artifact import write_json, write_text
 from export.figures import speed_figure, standalone
+from recipes.command import launch, plain, say, setting
 from recipes.rivals import SYSTEMS, Model, Request, Worker
-from recipes.settings import HelpFormatter, say, setting
 from recipes.speed_models import SHAPES, make_model
 from recipes.starts import cold_starts, spread
 from training.data import InputError, RankingData, load
@@ -70,7 +69,7 @@ def run(config: BenchmarkConfig, command: str) -> None:
     starts = cold_starts(models[0], threads, config.starts)
 
     results = {
-        "command": command, "settings": {name: str(value) for name, value in asdict(config).items()},
+        "command": command, "settings": plain(config),
         "machine": {"processor": platform.processor() or platform.machine(), "threads": threads,
                     "fp32 multiply-adds per second": rate},
         "versions": {name: version(name) for name in PACKAGES},
@@ -125,7 +124,7 @@ def make_workloads(data: RankingData) -> dict[str, list[Request]]:
 def time_model(
     model: Model, workloads: Mapping[str, Sequence[Request]], threads: int, turns: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Workload -> system -> {"median", "low", "high"} in ms, and the largest difference of its scores from ours.
+    """Workload -> system -> {"median", "low", "high"} in ms, and "rank agreement" of its scores with ours.
 
     The systems are open at once and take turns, so that what the machine does meanwhile meets all alike.
     """
@@ -214,17 +213,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when all was measured, 2 for bad input."""
-    arguments = sys.argv[1:] if argv is None else argv
-    settings: Any = BenchmarkConfig
-    (config,) = HfArgumentParser(
-        settings, prog="python -m recipes.benchmark", description=__doc__, formatter_class=HelpFormatter
-    ).parse_args_into_dataclasses(arguments)
-    try:
-        run(config, " ".join(["python -m recipes.benchmark", *arguments]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return launch("benchmark", __doc__, run, [BenchmarkConfig], argv)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ python -m recipes.cascade --fast artifacts/nano --good artifacts/small --data FO
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flashranker
 import numpy as np
 from flashranker import Cascade, Reranker
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from export.artifact import write_json, write_text
 from export.figures import standalone, tradeoff_figure
-from recipes.settings import HelpFormatter, say, setting
+from recipes.command import launch, plain, say, setting
 from training.data import InputError
 from training.metrics import MEASURES, summarise
 from training.prepare import Held, first_stage_run, held_out, load_source
@@ -51,7 +49,7 @@ def run(config: CascadeConfig, command: str) -> None:
 
     say(f"3/3 {len(tests.candidates)} queries x {config.depth} passages, {len(systems)} systems in turns")
     points = measure(systems, tests)
-    results = {"command": command, "settings": {name: str(value) for name, value in asdict(config).items()},
+    results = {"command": command, "settings": plain(config),
                "queries": len(tests.candidates), "points": points}  # fmt: skip
     write_json(config.output, results)
     write_text(config.picture, standalone(tradeoff_figure("MRR@10", drawn(points))))
@@ -115,17 +113,7 @@ def table(points: Mapping[str, Mapping[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when all was measured, 2 for bad input."""
-    arguments = sys.argv[1:] if argv is None else argv
-    settings: Any = CascadeConfig
-    (config,) = HfArgumentParser(
-        settings, prog="python -m recipes.cascade", description=__doc__, formatter_class=HelpFormatter
-    ).parse_args_into_dataclasses(arguments)
-    try:
-        run(config, " ".join(["python -m recipes.cascade", *arguments]))
-    except (InputError, flashranker.FlashRankerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return launch("cascade", __doc__, run, [CascadeConfig], argv)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from recipes import measure, publish, stages
-from recipes.settings import TrainingConfig, check, plain, say, setting
-from training.backbone import resolve_model
-from training.prepare import (
-    DEV_DEPTH,
-    held_out,
-    load_source,
-    make_examples,
-    make_start,
-    missing_judgments,
-    teacher_run,
-)
+from recipes.command import launch, plain, say, setting
+from recipes.settings import TrainingConfig, check
+from training.prepare import load_source, make_examples, make_start, teacher_run
 from training.tiers import TIERS
 
 
@@ -42,18 +36,13 @@ def run(config: DistillConfig, shared: TrainingConfig, command: str) -> None:
     began, tier = time.monotonic(), TIERS[config.tier]
     output = config.output or Path("artifacts") / config.tier
     max_length = shared.max_length or tier.max_length
+    if shared.threads:
+        torch.set_num_threads(shared.threads)
     check(shared, output)
 
     say(f"1/7 data: {config.data}")
     data = load_source(config.data, shared.drop_leaks, shared.keep_missing, shared.test_share)
-    dev = held_out(data, "dev", shared.dev_queries, DEV_DEPTH, shared.seed)
-    other = data
-    if config.eval:
-        # Official pools judge passages that a folder of candidates need not hold.
-        other = load_source(config.eval, drop_leaks=True, keep_missing=True)
-        say(f"    {missing_judgments(other)} judged passages are not in {other.name}: ideal rankings count them")
-    tests = held_out(other, "test", shared.test_queries, shared.test_depth or shared.depth, shared.seed)
-    measure.check_held_out(dev, tests, resolve_model(config.base), max_length)
+    dev, tests = stages.hold_out(shared, data, config.eval, config.base, max_length)
 
     say(f"2/7 teacher: {config.teacher}")
     examples = make_examples(
@@ -87,14 +76,7 @@ def run(config: DistillConfig, shared: TrainingConfig, command: str) -> None:
     say(measure.table(measured))
 
     say(f"7/7 artifact: {output}")
-    lineage = {
-        "base": {"name": config.base, "licence": stages.licence(config.base), "start": start},
-        "teacher": {"name": config.teacher, "licence": stages.licence(config.teacher)},
-        "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
-        "measured on": {"name": other.name, "licence": other.licence},
-        "languages": shared.languages or ["en"],
-        "run": {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": stages.peak_megabytes()},
-    }
+    lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, shared.languages, began)
     publish.finish(
         exported, measured, trained, output,
         summary=f"A {config.tier} reranker distilled from {config.teacher}.",
@@ -104,8 +86,8 @@ def run(config: DistillConfig, shared: TrainingConfig, command: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; 0 when an artifact was published, 1 when a gate refused it, 2 for bad input (argparse exits with 2 too)."""
-    return stages.start("python -m recipes.distill", __doc__ or "", DistillConfig, run, argv)
+    """0 when an artifact was published, 1 when a gate refused it, 2 for bad input."""
+    return launch("distill", __doc__, run, [DistillConfig, TrainingConfig], argv)
 
 
 if __name__ == "__main__":

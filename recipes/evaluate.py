@@ -16,16 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import flashranker
 import torch
 from flashranker.artifact import SHORTEST_LENGTH
-from transformers import HfArgumentParser
 
 from export.artifact import write_json
+from recipes.command import launch, plain, say, setting
 from recipes.comparison import compare, zero_shot
 from recipes.evaluate_report import text_report, write_evaluation
 from recipes.rankers import FIRST_STAGE, Found, check_names, file_part, find_models, open_model, split_name, trained_on
-from recipes.settings import HelpFormatter, plain, say, setting
 from training.data import HELD_OUT_SHARE, InputError, RankingData, limit_queries, load
 from training.metrics import parse_measures
 from training.prepare import Held, first_stage, first_stage_run, missing_judgments
@@ -43,7 +41,7 @@ class EvaluateConfig:
 
     data: list[str] = field(
         default_factory=lambda: ["pydocs"],
-        metadata={"help": "what to measure on: pydocs (built in) or BEIR folders; NAME=DATA", "metavar": "DATA"},
+        metadata={"help": "what to measure on: as --data of recipes.distill; NAME=DATA names a set", "metavar": "DATA"},
     )  # fmt: skip
     split: str = setting("test", "queries to measure: those of this split, or all judged ones where there is none")
     unsplit: str = setting(
@@ -81,6 +79,8 @@ class Task:
 
 def run(config: EvaluateConfig, given: Sequence[str], command: str) -> None:
     """The story of one evaluation. Raises InputError or FlashRankerError."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
     check(config)
     say(f"1/5 models: {', '.join(given)}")
     found = find_models(given)
@@ -209,29 +209,10 @@ def gaps(task: Task, runs: Mapping[str, Run]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when all was measured, 2 for bad input."""
-    arguments = sys.argv[1:] if argv is None else argv
-    settings: Any = EvaluateConfig
-    parser = HfArgumentParser(
-        settings, prog="python -m recipes.evaluate", description=__doc__, formatter_class=HelpFormatter
-    )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="what to measure; NAME=MODEL names its row")
-    config, others, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        parser.error(f"unknown options: {' '.join(unknown)}")
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    try:
-        run(config, others.models, " ".join(["python -m recipes.evaluate", *arguments]))
-    except (InputError, flashranker.FlashRankerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or config.output}: free space or pass another "
-              "--cache or --output", file=sys.stderr)  # fmt: skip
-        return 2
-    return 0
+    models = {"nargs": "+", "metavar": "MODEL", "help": "what to measure; NAME=MODEL names its row"}
+    # argparse would name MODEL last, where --data takes it for one of its own.
+    usage = "%(prog)s MODEL [MODEL ...] [--data DATA [DATA ...]] [options]"
+    return launch("evaluate", __doc__, run, [EvaluateConfig], argv, usage=usage, positional={"models": models})
 
 
 if __name__ == "__main__":

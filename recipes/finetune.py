@@ -10,12 +10,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from recipes import measure, publish, stages
-from recipes.settings import TrainingConfig, check, plain, say, setting
-from training.backbone import resolve_model
+from recipes.command import launch, plain, say, setting
+from recipes.settings import TrainingConfig, check
 from training.data import InputError, RankingData, finished
 from training.documents import load_documents
-from training.prepare import DEV_DEPTH, held_out, load_source, make_examples, make_start, missing_judgments
+from training.prepare import load_source, make_examples, make_start
 from training.tiers import TIERS
 
 SYNTHETIC = "Trained and measured on synthetic queries, made from the documents themselves, and not on people's."
@@ -44,18 +46,13 @@ def run(config: FinetuneConfig, shared: TrainingConfig, command: str) -> None:
     """The story of one fine-tuning. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
     max_length = shared.max_length or tier.max_length
+    if shared.threads:
+        torch.set_num_threads(shared.threads)
     check(shared, config.output)
 
     say(f"1/7 data: {config.documents or config.data}")
     data = load_data(config, shared)
-    dev = held_out(data, "dev", shared.dev_queries, DEV_DEPTH, shared.seed)
-    other = data
-    if config.eval:
-        # Official pools judge passages that a folder of candidates need not hold.
-        other = load_source(config.eval, drop_leaks=True, keep_missing=True)
-        say(f"    {missing_judgments(other)} judged passages are not in {other.name}: ideal rankings count them")
-    tests = held_out(other, "test", shared.test_queries, shared.test_depth or shared.depth, shared.seed)
-    measure.check_held_out(dev, tests, resolve_model(config.base), max_length)
+    dev, tests = stages.hold_out(shared, data, config.eval, config.base, max_length)
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
     examples = make_examples(
@@ -86,15 +83,7 @@ def run(config: FinetuneConfig, shared: TrainingConfig, command: str) -> None:
     say(measure.table(measured))
 
     say(f"7/7 artifact: {config.output}")
-    lineage = {
-        "base": {"name": config.base, "licence": stages.licence(config.base), "start": start},
-        "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
-        "measured on": {"name": other.name, "licence": other.licence},
-        "languages": shared.languages or ["en"],
-        "run": {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": stages.peak_megabytes()},
-    }
-    if config.teacher:
-        lineage["teacher"] = {"name": config.teacher, "licence": stages.licence(config.teacher)}
+    lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, shared.languages, began)
     publish.finish(
         exported, measured, trained, config.output,
         summary=f"A {config.tier} reranker fine-tuned from {config.base} on {data.name}.",
@@ -115,8 +104,8 @@ def load_data(config: FinetuneConfig, shared: TrainingConfig) -> RankingData:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; 0 when an artifact was published, 1 when a gate refused it, 2 for bad input (argparse exits with 2 too)."""
-    return stages.start("python -m recipes.finetune", __doc__ or "", FinetuneConfig, run, argv)
+    """0 when an artifact was published, 1 when a gate refused it, 2 for bad input."""
+    return launch("finetune", __doc__, run, [FinetuneConfig, TrainingConfig], argv)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@ python -m recipes.memory --passages 200
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flashranker.threads import available_threads
-from transformers import HfArgumentParser
 
 from export.artifact import write_json
+from recipes.command import launch, plain, say, setting
 from recipes.rivals import SYSTEMS, Model
-from recipes.settings import HelpFormatter, say, setting
 from recipes.speed_models import SHAPES, make_model
 from recipes.starts import finished, program
 from training.data import InputError
@@ -57,8 +56,7 @@ def run(config: MemoryConfig, command: str) -> None:
     for system in SYSTEMS:
         systems[system] = peak(system, model, config)
         say(f"    {system}: {systems[system]}")
-    settings = {name: str(value) for name, value in asdict(config).items()}
-    write_json(config.output, {"command": command, "settings": settings, "systems": systems})
+    write_json(config.output, {"command": command, "settings": plain(config), "systems": systems})
 
 
 def peak(system: str, model: Model, config: MemoryConfig) -> Mapping[str, Any]:
@@ -75,17 +73,7 @@ def peak(system: str, model: Model, config: MemoryConfig) -> Mapping[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when all was measured, 2 for bad input."""
-    arguments = sys.argv[1:] if argv is None else argv
-    settings: Any = MemoryConfig
-    (config,) = HfArgumentParser(
-        settings, prog="python -m recipes.memory", description=__doc__, formatter_class=HelpFormatter
-    ).parse_args_into_dataclasses(arguments)
-    try:
-        run(config, " ".join(["python -m recipes.memory", *arguments]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return launch("memory", __doc__, run, [MemoryConfig], argv)
 
 
 if __name__ == "__main__":

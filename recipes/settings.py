@@ -1,25 +1,12 @@
 """Settings that every recipe which trains has in common, and their checks."""
 
-import argparse
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from flashranker.artifact import SHORTEST_LENGTH, replaceable
 
+from recipes.command import setting
 from training.data import InputError
-
-say = partial(print, flush=True)  # or a pipe would show the stages when all is over
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """--help with the examples on their own lines, and the default of each option."""
-
-
-def setting(default: Any, explanation: str, **extra: Any) -> Any:
-    """A dataclass field with the text that --help shows."""
-    return field(default=default, metadata={"help": explanation} | extra)
 
 
 @dataclass(frozen=True)
@@ -99,12 +86,3 @@ def check(config: TrainingConfig, output: Path) -> None:
         raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")
-
-
-def plain(*configs: Any) -> dict[str, Any]:
-    """The settings as plain JSON values."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for config in configs
-        for name, value in asdict(config).items()
-    }

@@ -1,29 +1,43 @@
-"""What distilling and fine-tuning share: a workspace, two stages of training, an exit status."""
+"""What distilling and fine-tuning share: held-out queries, a workspace, two stages of training, lineage."""
 
 import json
 import resource
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import flashranker
-import torch
-from transformers import HfArgumentParser
-
 import training
-from export.artifact import GateError
-from export.to_onnx import ExportError
-from recipes.settings import IRRELEVANT, HelpFormatter, TrainingConfig, say
+from recipes.command import say
+from recipes.measure import check_held_out
+from recipes.settings import IRRELEVANT, TrainingConfig
 from training.backbone import BUILTIN, model_fingerprint, resolve_model
-from training.data import InputError, RankingData, fingerprint
+from training.data import RankingData, fingerprint
 from training.losses import DistillationLoss, NeighbourhoodLoss
-from training.prepare import Examples, Held, make_neighbourhoods
+from training.prepare import DEV_DEPTH, Examples, Held, held_out, load_source, make_neighbourhoods, missing_judgments
 from training.student import reads_apart
 from training.tiers import Tier
 from training.train import TrainingResult, joined, train
+
+
+def hold_out(
+    config: TrainingConfig, data: RankingData, evaluated: str | None, base: str, max_length: int
+) -> tuple[Held, Held]:
+    """Dev and test queries with their candidates, the latter of the source `evaluated` where one is named.
+
+    Raises InputError where the end of the recipe would fail on them: see `measure.check_held_out`.
+    """
+    dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed)
+    if evaluated:
+        # Official pools judge passages that a folder of candidates need not hold.
+        data = load_source(evaluated, drop_leaks=True, keep_missing=True)
+        say(f"    {missing_judgments(data)} judged passages are not in {data.name}: ideal rankings count them")
+    tests = held_out(data, "test", config.test_queries, config.test_depth or config.depth, config.seed)
+    check_held_out(dev, tests, resolve_model(base), max_length)
+    return dev, tests
 
 
 def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, examples: Examples) -> Path:
@@ -96,29 +110,29 @@ def peak_megabytes() -> int:
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
 
 
+def lineage(
+    base: str,
+    start: str,
+    teacher: str | None,
+    data: RankingData,
+    examples: Examples,
+    tests: Held,
+    languages: Sequence[str] | None,
+    began: float,
+) -> dict[str, Any]:
+    """Where the result comes from, for the manifest; `began` is the recipe's start by `time.monotonic`."""
+    found = {
+        "base": {"name": base, "licence": licence(base), "start": start},
+        "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
+        "measured on": {"name": tests.data.name, "licence": tests.data.licence},
+        "languages": list(languages or ["en"]),
+        "run": {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()},
+    }
+    if teacher:
+        found["teacher"] = {"name": teacher, "licence": licence(teacher)}
+    return found
+
+
 def licence(model: str) -> str:
     """The built-in backbone's licence; of any other model the user has to look."""
     return "Apache-2.0" if model == BUILTIN else "see the model's own card"
-
-
-def start(name: str, explanation: str, kind: Any, run: Callable[[Any, TrainingConfig, str], None], argv: Any) -> int:
-    """Parse and run a recipe; 0 when an artifact was published, 1 when a gate refused it, 2 for bad input."""
-    arguments = sys.argv[1:] if argv is None else argv
-    kinds: Any = (kind, TrainingConfig)
-    parser: Any = HfArgumentParser(kinds, prog=name, description=explanation, formatter_class=HelpFormatter)
-    config, shared = parser.parse_args_into_dataclasses(arguments)
-    if shared.threads:
-        torch.set_num_threads(shared.threads)
-    try:
-        run(config, shared, " ".join([name, *arguments]))
-    except (InputError, flashranker.FlashRankerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or shared.cache}: free space or pass another "
-              "--cache or --output", file=sys.stderr)  # fmt: skip
-        return 2
-    except (GateError, ExportError) as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return 1
-    return 0

@@ -28,10 +28,11 @@ def test_the_score_decides_and_equal_scores_keep_the_order_of_the_file(tmp_path:
         "",
         "q1  Q0 a 2 2.0 tag",
         "q1 Q0 top 9 1e3 t",
+        f"{BYTE_ORDER_MARK}q Q0 x 1 0 t",
     ]
     path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig")
     run = read_run(path)
-    assert [*run] == ["q1", "q2"]
+    assert [*run] == ["q1", "q2", f"{BYTE_ORDER_MARK}q"]
     assert [*run["q1"].items()] == [("top", 1000.0), ("z", 2.0), ("a", 2.0), ("low", -1.5)]
 
 

@@ -1,0 +1,84 @@
+"""What every recipe's command line does: settings from options, errors as one line, an exit status."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flashranker
+from transformers import HfArgumentParser
+
+from export.artifact import GateError
+from export.to_onnx import ExportError
+from training.data import InputError
+
+say = partial(print, flush=True)  # or a pipe would show the stages when all is over
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """--help with the examples on their own lines, and the default of each option."""
+
+
+def setting(default: Any, explanation: str, **extra: Any) -> Any:
+    """A dataclass field with the text that --help shows."""
+    return field(default=default, metadata={"help": explanation} | extra)
+
+
+def plain(*configs: Any) -> dict[str, Any]:
+    """The settings as plain JSON values."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for config in configs
+        for name, value in asdict(config).items()
+    }
+
+
+def launch(
+    recipe: str,
+    explanation: str | None,
+    run: Callable[..., None],
+    kinds: Sequence[type],
+    argv: Sequence[str] | None,
+    *,
+    usage: str | None = None,
+    positional: Mapping[str, Mapping[str, Any]] | None = None,
+) -> int:
+    """Call `run` with a dataclass of each kind, the positional arguments and the command; return the exit status.
+
+    0 when it went through, 1 when a gate or the export refused the result, 2 for bad input (argparse exits with 2 too)
+    or a disk that is full or out of reach. `positional`: name -> what argparse's `add_argument` takes.
+    """
+    name = f"python -m recipes.{recipe}"
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    shapes: Any = kinds
+    parser: Any = HfArgumentParser(
+        shapes, prog=name, usage=usage, description=explanation, formatter_class=HelpFormatter
+    )
+    for argument, settings in (positional or {}).items():
+        parser.add_argument(argument, **settings)
+    *configs, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if positional:
+        configs += vars(configs.pop()).values()
+    try:
+        run(*configs, " ".join([name, *arguments]))
+    except (InputError, flashranker.FlashRankerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = error.filename or "the disk"
+        print(
+            f"error: {error.strerror or error}: {place}: free space or pass another --cache or --output",
+            file=sys.stderr,
+        )
+        return 2
+    except (GateError, ExportError) as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,80 @@
+"""The command line of every recipe: what reaches `run`, and how each way to end becomes a line and a status."""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flashranker import ArtifactError
+
+from export.artifact import GateError
+from export.to_onnx import ExportError
+from recipes.command import launch, plain, setting
+from training.data import InputError
+
+
+@dataclass(frozen=True)
+class OneConfig:
+    """Settings."""
+
+    count: int = setting(3, "how many things")
+    folder: Path = setting(Path("here"), "where things are")
+
+
+@dataclass(frozen=True)
+class OtherConfig:
+    """More settings."""
+
+    names: list[str] = setting(None, "what things are called", nargs="+")
+
+
+def test_settings_positional_arguments_and_the_command_reach_the_recipe() -> None:
+    got: list[Any] = []
+    status = launch(
+        "made", "Doc.", lambda *given: got.extend(given), [OneConfig, OtherConfig],
+        ["a", "b", "--count", "5", "--names", "x", "y"], positional={"models": {"nargs": "+"}},
+    )  # fmt: skip
+    assert status == 0
+    assert got == [
+        OneConfig(5), OtherConfig(["x", "y"]), ["a", "b"], "python -m recipes.made a b --count 5 --names x y"
+    ]  # fmt: skip
+    assert plain(got[0], got[1]) == {"count": 5, "folder": "here", "names": ["x", "y"]}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (InputError("bad data"), 2, "error: bad data"),
+        (ArtifactError("bad folder"), 2, "error: bad folder"),
+        (GateError("too large"), 1, "refused: too large"),
+        (ExportError("no such graph"), 1, "refused: no such graph"),
+        (OSError(errno.ENOSPC, "No space left", "/full/file"), 2, "error: No space left: /full/file: free space"),
+        (OSError("torn cable"), 2, "error: torn cable: the disk: free space"),
+    ],
+)
+def test_every_way_to_end_is_one_line_and_a_status(
+    error: Exception, status: int, line: str, capsys: pytest.CaptureFixture
+) -> None:
+    def run(*_: Any) -> None:
+        raise error
+
+    assert launch("made", "Doc.", run, [OneConfig], []) == status
+    found = capsys.readouterr().err
+    assert found.startswith(line)
+    assert found.count("\n") == 1
+
+
+def test_an_unknown_option_is_named_and_nothing_runs(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch("made", "Doc.", lambda *_: pytest.fail("it ran"), [OneConfig], ["--cuont", "4"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --cuont 4" in capsys.readouterr().err
+
+
+def test_help_keeps_examples_on_their_lines_and_gives_defaults(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        launch("made", "Make.\n\nrecipes.made --count 1\nrecipes.made --count 2", print, [OneConfig], ["--help"])
+    shown = capsys.readouterr().out
+    assert "\nrecipes.made --count 1\nrecipes.made --count 2\n" in shown
+    assert "how many things (default: 3)" in shown
