@@ -94,7 +94,7 @@ def test_bad_input_is_one_line_and_exit_2(
 def test_an_unknown_option_is_refused_and_help_shows_the_examples(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["builtin", "--metric", "MAP"])
-    assert "unknown options: --metric" in capsys.readouterr().err
+    assert "unrecognized arguments: --metric" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     shown = capsys.readouterr().out.split("\n")
