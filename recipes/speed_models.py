@@ -55,10 +55,6 @@ def make_model(name: str, cache: Path) -> Model:
     if shape.width == network.config.hidden_size:
         layers = network.bert.encoder.layer
         network.bert.encoder.layer = torch.nn.ModuleList(deepcopy(layers[i % len(layers)]) for i in range(shape.layers))
-        with torch.no_grad():
-            for parameter in network.bert.encoder.layer.parameters():
-                # The exporter would store equal layers once, and the quantizer leaves what is shared alone.
-                parameter *= 1 + 1e-3 * torch.randn_like(parameter)
         network.config.num_hidden_layers = shape.layers
     else:
         network.config.update({
@@ -66,6 +62,10 @@ def make_model(name: str, cache: Path) -> Model:
             "num_attention_heads": shape.heads,
         })  # fmt: skip
         network = AutoModelForSequenceClassification.from_config(network.config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            # The exporter would store equal values once (zero biases), and the quantizer leaves what is shared alone.
+            parameter += 1e-3 * torch.randn_like(parameter)
     cache.mkdir(parents=True, exist_ok=True)
     save_checkpoint(network, tokenizer, model.checkpoint)
     fp32 = export_first_token(model.checkpoint, cache / f"{name}-fp32.onnx").path

@@ -33,7 +33,7 @@ UNDERLINED = """Title
 One paragraph.
 
 A table
---
+-----
 and
 -------
 

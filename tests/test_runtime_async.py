@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import WORDS
 from flashranker import InputError, Reranker
-from flashranker.pool import Pool, Stopped
 
 PASSAGES = [f"{word} {other}" for word in WORDS[:6] for other in WORDS[6:12]]
 
@@ -49,16 +48,3 @@ def test_a_cancelled_call_stops_and_the_next_one_works(tiny_artifact: Path, monk
         asyncio.run(cancel())  # waits for the call's own thread
     assert len(ran) <= ranker.threads  # of 360 pairs
     assert ranker.rerank("time", PASSAGES) == expected
-
-
-def test_a_pool_that_is_told_to_stop_drops_what_has_not_begun() -> None:
-    stop, done = threading.Event(), []
-
-    def job(number: int) -> None:
-        done.append(number)
-        if number == 5:
-            stop.set()
-
-    with pytest.raises(Stopped):
-        Pool(1).run_all(job, range(1000), stop)
-    assert done == [0, 1, 2, 3, 4, 5]

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import WORDS
 from flashranker import InputError, Reranker
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 @given(length=st.integers(0, 700), room=st.integers(4, 120))
 def test_windows_cover_all_tokens_and_overlap_by_a_quarter(length: int, room: int) -> None:
     ids = list(range(length))
-    parts = windows(ids, room)
+    parts = [part.tolist() for part in windows(np.arange(length), room)]
     assert sorted({token for part in parts for token in part}) == ids
     if length <= room:
         assert parts == [ids]
@@ -29,7 +30,7 @@ def test_maxp_is_the_best_window_and_cut_is_the_first(tiny_artifact: Path) -> No
     cut, best = (Reranker(tiny_artifact, threads=2, max_length=32, long=long) for long in ("cut", "maxp"))
     # [CLS] lock [SEP] passage [SEP]: 4 tokens around, so 28 fit; every word of WORDS is one token.
     words = (WORDS * 3)[:80]
-    parts = [" ".join(part) for part in windows(words, 28)]  # type: ignore[arg-type]
+    parts = [" ".join(part) for part in windows(np.array(words), 28)]
     alone = cut.score("lock", parts)
     assert len(parts) == 4
     assert best.score("lock", [" ".join(words)])[0] == alone.max() != alone[0]

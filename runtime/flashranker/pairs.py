@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class Frame:
     """A tokenized query with its special tokens: what stands around a passage, and how long that may be."""
 
-    ids_before: list[int]
-    ids_after: list[int]
-    types_before: list[int]
-    types_after: list[int]
-    passage_type: int
+    ids_before: np.ndarray  # all int64 (tokens,)
+    ids_after: np.ndarray
+    types_before: np.ndarray
+    types_after: np.ndarray
+    passage_types: np.ndarray  # of a passage that fills the room
     room: int  # tokens
 
 
@@ -62,8 +62,8 @@ def frame_query(tokenizer: Tokenizer, query: str, max_length: int) -> Frame:
             f"the query has {len(tokens)} tokens, expected at most {limit} (a quarter of max_length "
             f"{max_length} is kept for the passage): shorten the query"
         )
-    ids, types = pair.ids, pair.type_ids
-    return Frame(ids[:start], ids[stop:], types[:start], types[stop:], types[start], room)
+    ids, types = np.array(pair.ids, np.int64), np.array(pair.type_ids, np.int64)
+    return Frame(ids[:start], ids[stop:], types[:start], types[stop:], np.full(room, types[start]), room)
 
 
 def join(tokenizer: Tokenizer, frame: Frame, passage: str) -> tuple[dict[str, np.ndarray], bool]:
@@ -75,7 +75,7 @@ def join(tokenizer: Tokenizer, frame: Frame, passage: str) -> tuple[dict[str, np
     return framed(frame, ids[: frame.room]), len(ids) > frame.room
 
 
-def windows(ids: list[int], room: int) -> list[list[int]]:
+def windows(ids: np.ndarray, room: int) -> list[np.ndarray]:
     """Cut a passage's token ids into windows of at most `room` tokens that overlap by a quarter.
 
     As few as cover it all, the overlap made larger rather than the last window short: a short window would be judged
@@ -89,19 +89,15 @@ def windows(ids: list[int], room: int) -> list[list[int]]:
     return [ids[start : start + room] for start in (last * i // (count - 1) for i in range(count))]
 
 
-def passage_ids(tokenizer: Tokenizer, passage: str) -> list[int]:
-    """Token ids of a passage without special tokens."""
+def passage_ids(tokenizer: Tokenizer, passage: str) -> np.ndarray:
+    """Token ids of a passage, int64 (tokens,), without special tokens."""
     # A batch of one, because it lets other Python threads go on meanwhile and skips the character offsets.
     (tokens,) = tokenizer.encode_batch_fast([encodable(passage)], add_special_tokens=False)
-    return tokens.ids
+    return np.array(tokens.ids, np.int64)
 
 
-def framed(frame: Frame, ids: list[int]) -> dict[str, np.ndarray]:
+def framed(frame: Frame, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Model inputs, int64 (1, length), of the query with a passage's token ids in its frame."""
-    types = [*frame.types_before, *[frame.passage_type] * len(ids), *frame.types_after]
-    joined = np.array([[*frame.ids_before, *ids, *frame.ids_after]], dtype=np.int64)
-    return {
-        "input_ids": joined,
-        "attention_mask": np.ones_like(joined),
-        "token_type_ids": np.array([types], dtype=np.int64),
-    }
+    joined = np.concatenate((frame.ids_before, ids, frame.ids_after))[None]
+    types = np.concatenate((frame.types_before, frame.passage_types[: len(ids)], frame.types_after))[None]
+    return {"input_ids": joined, "attention_mask": np.ones_like(joined), "token_type_ids": types}

@@ -91,7 +91,7 @@ class Reranker:
         # All that decides a logit; what was computed with other weights or settings has another key.
         files = (self.manifest.files[name].sha256 for name in (MODEL_NAME, TOKENIZER_NAME))
         self._key = " ".join([*files, str(self.max_length), long, loaded.engine]).encode()
-        self._tokens: Recent[str, list[int]] = Recent(_TOKENS_KEPT)
+        self._tokens: Recent[str, np.ndarray] = Recent(_TOKENS_KEPT)
         self._lock = Guard()
         self._pool = Pool(self.threads)
         self._run([check_request("a", ["a"])])  # a model of another output shape fails here, not in a search
@@ -201,12 +201,12 @@ class Reranker:
         self._pool.run_all(run, jobs, stop)
         return list(zip(logits, cut, strict=True))
 
-    def _passage_ids(self, text: str) -> list[int]:
+    def _passage_ids(self, text: str) -> np.ndarray:
         ids = self._tokens.get(text)
         if ids is None:
             ids = passage_ids(self._tokenizer, text)
-            # In bytes, roughly: a character is one to four, a token a pointer to an int that CPython may share.
-            self._tokens.put(text, ids, 200 + 2 * len(text) + 24 * len(ids))
+            # In bytes, roughly: a character is one to four.
+            self._tokens.put(text, ids, 300 + 2 * len(text) + ids.nbytes)
         return ids
 
     def _report(self, truncated: int, passages: int) -> None:
