@@ -76,6 +76,7 @@ def test_report_publishes_a_folder_that_says_what_it_is(distil: Callable[..., in
     assert 0 < manifest.lineage["run"]["seconds"] < 600
     assert 100 < manifest.lineage["run"]["peak memory in MB"] < 20_000
     assert manifest.metrics["teacher"]["MRR@10"]["mean"] == 1.0
+    assert Path(manifest.lineage["teacher"]["name"]).name == "teacher.tsv"
     (parity,) = (gate for gate in manifest.gates if gate["name"] == "fp32 parity")
     assert parity["message"].endswith(f"over {manifest.parity['pairs'] // 3} pairs")
     failed = [gate["name"] for gate in manifest.gates if not gate["passed"]]

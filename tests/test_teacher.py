@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from export.parity import encode_requests, torch_logits
+from export.to_onnx import load_checkpoint
 from training import teacher as teacher_module
 from training.backbone import builtin_backbone, checked_backbone, resolve_model
 from training.data import InputError, RankingData
 from training.row_cache import cached_rows, text_key
+from training.student import build_student
 from training.teacher import encode_texts, open_teacher, score_pairs
 
 
@@ -88,6 +91,18 @@ def test_cross_encoder_gives_raw_logits(
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, "architectures": ["BertForCausalLM"]}))
     assert open_teacher(str(saved)).kind == "cross-encoder"  # by what sentence-transformers noted down
+
+
+def test_a_student_teaches_too(
+    bi_encoder: Path, data: RankingData, pairs: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    build_student(str(bi_encoder), tmp_path / "student")  # a head of this project, from the bi-encoder's similarity
+    requests = [(query, list(data.passages.values())) for query in data.queries.values()]
+    expected = torch_logits(load_checkpoint(tmp_path / "student"), encode_requests(tmp_path / "student", requests, 32))
+    by_query = [(query, passage) for query in data.queries for passage in data.passages]
+    found = score_pairs(str(tmp_path / "student"), data, by_query, tmp_path / "cache", max_length=32)
+    np.testing.assert_allclose(found, np.concatenate(expected), atol=1e-4)
+    assert found.std() > 0.1
 
 
 def test_each_distinct_text_is_encoded_once_and_never_again(
