@@ -1,5 +1,7 @@
 """The end of every recipe that trains: manifest, card and report, and the folder in its place where no gate refuses."""
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from flashranker.artifact import read_manifest
 from export.artifact import publish, seal
 from export.report import ReportContent, write_report
 from recipes.measure import Exported, Measured
+from training.backbone import checkpoint_of
 from training.train import TrainingResult
 
 
@@ -26,7 +29,10 @@ def finish(
     allow_worse: bool,
     notices: Sequence[str] = (),
 ) -> None:
-    """Seal the folder, write the report beside it, publish. Raises GateError when a gate refuses."""
+    """Seal the folder, publish it, and put report and PyTorch checkpoint beside it. Raises GateError if a gate refuses.
+
+    The checkpoint is for training on and no part of the artifact: `--base` finds it by the artifact's name.
+    """
     worse = [gate for gate in measured.gates if not gate.passed and "first stage" in gate.name]
     notices = [*notices, *(f"Below its first stage: {gate.name} is {gate.value:+.4f}." for gate in worse)]
     if "msmarco" in lineage["data"]["name"].lower():
@@ -65,6 +71,12 @@ def finish(
             command=command,
         ),
     )
+    kept = checkpoint_of(output)
+    copied = kept.with_name(f".{kept.name}.tmp")
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(trained.checkpoint, copied)
     publish(exported.int8, output, allow={gate.name for gate in worse} if allow_worse else frozenset())
+    shutil.rmtree(kept, ignore_errors=True)
+    os.replace(copied, kept)
     size = read_manifest(output).files["onnx/model.onnx"].bytes
-    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}")
+    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {kept}")

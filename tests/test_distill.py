@@ -15,7 +15,11 @@ from flashranker import Reranker
 from flashranker.artifact import read_manifest
 from safetensors.torch import load_file, save_file
 
+from export.parity import encode_requests, torch_logits
+from export.to_onnx import load_checkpoint
 from recipes.distill import main
+from training.backbone import resolve_model
+from training.data import InputError
 
 Corpus = dict[str, list[str]]
 
@@ -92,6 +96,20 @@ def test_report_publishes_a_folder_that_says_what_it_is(distil: Callable[..., in
     # Its own cache: everything is computed anew.
     assert distil(again, "--gate", "report", "--parity_queries", "10") == 0
     assert (again / "onnx/model.onnx").read_bytes() == weights
+
+
+def test_an_artifact_as_a_base_is_the_checkpoint_beside_it(distil: Callable[..., int], tmp_path: Path) -> None:
+    output = tmp_path / "tiny"
+    assert distil(output, "--gate", "report") == 0
+    (fp32,) = (tmp_path / "cache/runs").glob("*/fp32")
+    requests = [("river", [" ".join(WORDS[i : i + 8]) for i in range(12)])]
+    checkpoint = resolve_model(str(output))
+    assert checkpoint == tmp_path / "tiny.checkpoint"
+    (logits,) = torch_logits(load_checkpoint(checkpoint), encode_requests(output, requests, 32))
+    assert Reranker(fp32).score(*requests[0]) == pytest.approx(logits, abs=1e-4)
+    shutil.rmtree(checkpoint)
+    with pytest.raises(InputError, match=r"tiny is an artifact, which holds no PyTorch weights, and .*\.checkpoint is"):
+        resolve_model(str(output))
 
 
 def test_a_base_that_changed_in_place_is_trained_anew(

@@ -66,6 +66,7 @@ def test_training_that_harms_is_refused_and_the_old_artifact_stays(
     assert error.startswith("refused: ")
     assert "student - base, MRR@10: -0." in error
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    assert not output.with_name("tuned.checkpoint").exists()
 
 
 def test_the_gates_of_a_base_by_hand() -> None:

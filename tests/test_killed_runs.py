@@ -55,4 +55,6 @@ def test_a_run_killed_at_every_stage_ends_as_an_unbroken_one(command: list[str],
     whole = read_manifest(tmp_path / "whole" / "tiny")
     assert (broken / "onnx/model.onnx").read_bytes() == (tmp_path / "whole/tiny/onnx/model.onnx").read_bytes()
     assert read_manifest(broken).metrics == whole.metrics
+    weights = (tmp_path / name / "tiny.checkpoint/model.safetensors" for name in ("whole", "broken"))
+    assert next(weights).read_bytes() == next(weights).read_bytes()
     assert not [path.name for path in broken.parent.iterdir() if path.name.startswith(".tiny")]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import requests
+from flashranker.artifact import MANIFEST_NAME
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -59,17 +60,24 @@ def checked_backbone(folder: Path, remedy: str) -> Path:
     return folder
 
 
+def checkpoint_of(artifact: Path) -> Path:
+    """Where the PyTorch weights lie that an artifact was made of: beside it, in NAME.checkpoint."""
+    artifact = artifact.absolute()
+    return artifact.with_name(f"{artifact.name}.checkpoint")
+
+
 def resolve_model(name_or_path: str) -> Path:
     """Local folder of a model, ready to be loaded with no further network access.
 
-    `name_or_path` is "builtin", an existing folder, or a hub id, which is downloaded into the hub's cache.
+    `name_or_path` is "builtin", an existing folder, an artifact with its checkpoint beside it, or a hub id, which is
+    downloaded into the hub's cache.
     Raises InputError, within seconds where there is no network, naming the id and the remedy.
     """
     if name_or_path == BUILTIN:
         return builtin_backbone()
     path = Path(name_or_path).expanduser()
     if name_or_path.strip() and path.is_dir():
-        return path
+        return _weights_of(path) if (path / MANIFEST_NAME).is_file() else path
     if path.is_file():
         raise InputError(
             f"model {name_or_path!r} is a file, expected a folder with config.json, a hub id or `{BUILTIN}`"
@@ -79,6 +87,16 @@ def resolve_model(name_or_path: str) -> Path:
             f"model folder {name_or_path!r} does not exist: pass an existing folder, a hub id or `{BUILTIN}`"
         )
     return _download(name_or_path)
+
+
+def _weights_of(artifact: Path) -> Path:
+    checkpoint = checkpoint_of(artifact)
+    if not (checkpoint / "config.json").is_file():
+        raise InputError(
+            f"{artifact} is an artifact, which holds no PyTorch weights, and {checkpoint} is not there: "
+            "pass the folder of its checkpoint"
+        )
+    return checkpoint
 
 
 def model_fingerprint(folder: Path) -> str:
