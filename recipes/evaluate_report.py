@@ -19,7 +19,7 @@ def text_report(content: Mapping[str, Any]) -> str:
     parts = []
     for name, data in content["data"].items():
         lines = [f"{name}: {facts(data)}", *(f"  {note}" for note in data["notes"])]
-        tables = quality_rows(data["measures"]), difference_rows(data["measures"])
+        tables = quality_rows(data), difference_rows(data)
         parts += ["\n".join(lines), *(aligned(rows) for rows in tables if len(rows) > 1)]
     if len(content["data"]) > 1:
         measure = next(iter(content["zero-shot"]))
@@ -51,8 +51,8 @@ def data_section(name: str, data: Mapping[str, Any], queries: Mapping[str, str])
         for model, values in ((model, row["by query"]) for model, row in measures[leading].items())
         if model != FIRST_STAGE
     }
-    head, *rows = quality_rows(measures)
-    against, *differences = difference_rows(measures)
+    head, *rows = quality_rows(data)
+    against, *differences = difference_rows(data)
     notes = "".join(f'<p class="notice">{escape(note)}</p>' for note in data["notes"])
     compared = f"<h3>Differences</h3>{table(against, differences)}" if differences else ""
     inner = [
@@ -84,23 +84,23 @@ def facts(data: Mapping[str, Any]) -> str:
     )
 
 
-def quality_rows(measures: Mapping[str, Any]) -> Rows:
+def quality_rows(data: Mapping[str, Any]) -> Rows:
     """A header and a row a model: every measure with its interval."""
-    models = next(iter(measures.values()))
+    measures = data["measures"]
     rows = [["model", "queries", *measures]]
-    for model, row in models.items():
+    for model in next(iter(measures.values())):
         cells = [interval(results[model]) for results in measures.values()]
-        rows.append([model, f"{len(row['by query']):,}", *cells])
+        rows.append([model, f"{data['queries']:,}", *cells])
     return rows
 
 
-def difference_rows(measures: Mapping[str, Any]) -> Rows:
+def difference_rows(data: Mapping[str, Any]) -> Rows:
     """A header and a row for each measure, baseline and model."""
     rows = [["difference", "measure", "mean (95 % interval)", "p", "p (Holm)", "better / alike / worse"]]
-    for measure, models in measures.items():
+    for measure, models in data["measures"].items():
         for model, row in models.items():
             for baseline, found in row["minus"].items():
-                alike = len(row["by query"]) - found["better"] - found["worse"]
+                alike = data["queries"] - found["better"] - found["worse"]
                 rows.append([
                     f"{model} - {baseline}", measure,
                     f"{found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})",

@@ -1,6 +1,7 @@
-"""Copy the measurements of artifacts into recipes/results, and write the README's numbers from all that lies there.
+"""Copy what was measured into recipes/results, and write the README's numbers from all that lies there.
 
 python -m recipes.numbers artifacts/small artifacts/nano     # results/distill-small.json and -nano.json, the README
+python -m recipes.numbers evaluations/zero-shot              # results/evaluate-zero-shot.json, the README
 python -m recipes.numbers                                    # the README alone
 """
 
@@ -14,10 +15,12 @@ import flashranker
 from flashranker.artifact import read_manifest
 
 from export.artifact import write_json, write_text
+from recipes.evaluate_report import difference_rows, facts, quality_rows
 from recipes.rivals import SYSTEMS
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
+EVALUATION = "evaluate.json"
 START, END = "<!-- numbers:start -->", "<!-- numbers:end -->"
 KEPT = (
     "command", "gates", "lineage", "max_length", "metrics", "notices", "parity", "quantization", "seed", "tier",
@@ -28,12 +31,30 @@ PARTS = {"first result ms": "ms from process start to first result", "import ms"
 TIMES = {"torch": "PyTorch, sorted batches of 16", "fp32": "fp32 ONNX, runtime", "int8": "int8 ONNX, runtime"}
 
 
-def record(artifact: Path) -> None:
-    """Copy what was measured from a manifest into results/RECIPE-NAME.json; the weights stay where they are."""
+def record(folder: Path) -> None:
+    """Copy what was measured of an artifact or in an evaluation into RESULTS."""
+    RESULTS.mkdir(exist_ok=True)
+    if (folder / EVALUATION).is_file():
+        record_evaluation(folder)
+    else:
+        record_artifact(folder)
+
+
+def record_evaluation(folder: Path) -> None:
+    """results/evaluate-NAME.json: what recipes.evaluate wrote, without the values of single queries."""
+    content = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+    for data in content["data"].values():
+        for rows in data["measures"].values():
+            for row in rows.values():
+                del row["by query"]
+    write_json(RESULTS / f"evaluate-{folder.resolve().name}.json", content)
+
+
+def record_artifact(artifact: Path) -> None:
+    """results/RECIPE-NAME.json, from the manifest; the weights stay where they are."""
     manifest = read_manifest(artifact)
     content = {name: getattr(manifest, name) for name in KEPT}
     content["model_bytes"] = manifest.files["onnx/model.onnx"].bytes
-    RESULTS.mkdir(exist_ok=True)
     recipe = manifest.command.partition("recipes.")[2].partition(" ")[0] or "distill"
     write_json(RESULTS / f"{recipe}-{manifest.name}.json", content)
 
@@ -157,6 +178,28 @@ def cascade_section(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def evaluation_section(name: str, result: dict[str, Any]) -> str:
+    """The tables of an evaluation, in Markdown: all measures of each data set, and differences in the first one."""
+    lines = [
+        f"### `{result['command']}`",
+        "",
+        f"All numbers are in [recipes/results/{name}.json](recipes/results/{name}.json).",
+    ]
+    for data_name, data in result["data"].items():
+        leading = next(iter(data["measures"]))
+        head, *differences = difference_rows(data)
+        lines += ["", f"`{data_name}`: {facts(data)}. {' '.join(data['notes'])}".rstrip(), ""]
+        lines += markdown(quality_rows(data))
+        lines += ["", *markdown([head, *(row for row in differences if row[1] == leading)])]
+    return "\n".join(lines)
+
+
+def markdown(rows: list[list[str]]) -> list[str]:
+    """A header and rows as a table's lines."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
 SECTIONS = {"benchmark": speed_section, "cascade": cascade_section, "memory": memory_section}
 
 
@@ -166,19 +209,20 @@ def numbers() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         write = SECTIONS.get(path.stem)
-        sections.append(write(result) if write else section(path.stem, result))
+        measured = evaluation_section if path.stem.startswith("evaluate-") else section
+        sections.append(write(result) if write else measured(path.stem, result))
     return "\n\n".join([START, *sections, END])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 when the README was written, 2 for a folder that is no artifact."""
+    """0 when the README was written, 2 for a folder that holds no measurements."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.numbers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("artifacts", type=Path, nargs="*", help="folders with a flashranker.json")
+    parser.add_argument("folders", type=Path, nargs="*", help="artifacts, and what recipes.evaluate wrote")
     try:
-        for artifact in parser.parse_args(argv).artifacts:
-            record(artifact)
+        for folder in parser.parse_args(argv).folders:
+            record(folder)
     except flashranker.ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

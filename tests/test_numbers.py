@@ -99,3 +99,37 @@ def test_a_folder_that_is_no_artifact_changes_nothing(measured: Path, capsys: py
     assert numbers.main([str(measured.parent)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert numbers.README.read_text(encoding="utf-8") == before
+
+
+def test_an_evaluation_becomes_a_result_without_single_queries_and_a_section(measured: Path) -> None:
+    def row(mean: float, **minus: dict[str, float]) -> dict[str, Any]:
+        return {
+            "mean": mean,
+            "low": mean - 0.1,
+            "high": mean + 0.1,
+            "minus": minus,
+            "by query": {"q1": mean, "q2": mean},
+        }
+
+    won = {"difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.01, "p (Holm)": 0.02, "better": 5, "worse": 1}
+    rows = {
+        measure: {"first stage": row(0.5), "int8": row(0.7) | {"minus": {"first stage": won}}}
+        for measure in ("nDCG@10", "MAP")
+    }
+    data = {"queries": 8, "pairs": 1600, "depth": 200, "first stage": "BM25", "notes": ["A note."], "measures": rows}
+    folder = measured.parent / "zero-shot"
+    folder.mkdir()
+    content = {"command": "python -m recipes.evaluate", "data": {"planted": data}}
+    (folder / "evaluate.json").write_text(json.dumps(content), encoding="utf-8")
+    assert numbers.main([str(folder)]) == 0
+    kept = (numbers.RESULTS / "evaluate-zero-shot.json").read_text(encoding="utf-8")
+    assert "q1" not in kept
+    assert json.loads(kept)["data"]["planted"]["measures"]["MAP"]["int8"]["minus"]["first stage"] == won
+    text = numbers.README.read_text(encoding="utf-8")
+    for line in (
+        "`planted`: 8 queries, 1,600 candidates, the first 200 a query of BM25. A note.",
+        "| int8 | 8 | 0.7000 (0.6000 to 0.8000) | 0.7000 (0.6000 to 0.8000) |",
+        "| int8 - first stage | nDCG@10 | +0.2000 (+0.1000 to +0.3000) | 0.0100 | 0.0200 | 5 / 2 / 1 |",
+    ):
+        assert line in text
+    assert "| int8 - first stage | MAP |" not in text
