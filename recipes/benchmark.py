@@ -29,6 +29,8 @@ from recipes.starts import cold_starts, spread
 from training.data import InputError, RankingData, load
 
 OURS = "flashranker"
+# What decides how fast int8 products are, on x86 and on ARM, by the names that Linux gives.
+INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 PACKAGES = ("flashrank", "sentence-transformers", "fastembed", "onnxruntime", "torch", "tokenizers")
 
 
@@ -70,8 +72,8 @@ def run(config: BenchmarkConfig, command: str) -> None:
 
     results = {
         "command": command, "settings": plain(config),
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": threads,
-                    "fp32 multiply-adds per second": rate},
+        "machine": {"processor": platform.processor() or platform.machine(), "instructions": instructions(),
+                    "threads": threads, "fp32 multiply-adds per second": rate},
         "versions": {name: version(name) for name in PACKAGES},
         "speed": speed, "ideal ms, mixed": ideal, "starts": starts,
     }  # fmt: skip
@@ -168,6 +170,14 @@ def matrix_rate(threads: int, turns: int = 15) -> float:
             left @ right
         times.append(time.perf_counter() - start)
     return 4 * 2048 * 384 * 1536 / min(times)
+
+
+def instructions(description: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Which of INSTRUCTIONS this processor has; none where the system does not describe it in such a file."""
+    if not description.is_file():
+        return []
+    named = set(description.read_text(encoding="utf-8").split())
+    return [name for name in INSTRUCTIONS if name in named]
 
 
 def ideal_ms(model: Model, query: str, passages: Sequence[str], rate: float) -> float:

@@ -24,7 +24,11 @@ class DistillConfig:
     """What is distilled, from what, into what."""
 
     tier: str = setting("small", "size of the student", choices=list(TIERS))
-    data: str = setting("pydocs", "what to train on: pydocs (built in), a BEIR folder, or a .jsonl or .parquet file")
+    data: str = setting(
+        "pydocs",
+        "what to train on: pydocs (built in), a BEIR folder, a .jsonl or .parquet file, or a set of the hub: msmarco, "
+        "OWNER/NAME or OWNER/NAME:CONFIG",
+    )
     eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of --data")
     teacher: str = setting("builtin", "builtin, a model folder, a hub id, or a file of scores (.jsonl, .tsv, .parquet)")
     base: str = setting("builtin", "what the student is made of: builtin, a model folder or a hub id")

@@ -27,7 +27,11 @@ SYNTHETIC = "Trained and measured on synthetic queries, made from the documents 
 class FinetuneConfig:
     """What is fine-tuned, on what, into what."""
 
-    data: str | None = setting(None, "what to train on: pydocs (built in), a BEIR folder, or a .jsonl or .parquet file")
+    data: str | None = setting(
+        None,
+        "what to train on: pydocs (built in), a BEIR folder, a .jsonl or .parquet file, or a set of the hub: msmarco, "
+        "OWNER/NAME or OWNER/NAME:CONFIG",
+    )
     documents: Path | None = setting(
         None, "instead of --data: a folder of .md, .rst and .txt files, of which queries and passages are made"
     )

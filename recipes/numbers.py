@@ -28,6 +28,7 @@ KEPT = (
 )  # fmt: skip
 STAGES = ("first stage", "teacher", "base", "student", "fp32", "int8")  # a manifest's keys are in alphabetical order
 PARTS = {"first result ms": "ms from process start to first result", "import ms": "ms of import alone"}
+TRAININGS = ("stock", "together", "apart")
 TIMES = {"torch": "PyTorch, sorted batches of 16", "fp32": "fp32 ONNX, runtime", "int8": "int8 ONNX, runtime"}
 
 
@@ -106,7 +107,8 @@ def speed_section(result: dict[str, Any]) -> str:
     lines = [
         f"### `{result['command']}`",
         "",
-        f"The same untrained int8 folders in every system, {machine['threads']} cores, turn by turn; medians, and the "
+        f"The same untrained int8 folders in every system, {machine['threads']} cores "
+        f"({', '.join(machine['instructions'])}), turn by turn; medians, and the "
         "others in multiples of ours. `nano` is 2 layers of 128, `six` and `twelve` are layers of 384; `mixed` is 100 "
         "passages of mixed length, `short` 10 of 15 words, `callers` 8 at once with 10 each. All numbers are in "
         "[recipes/results/benchmark.json](recipes/results/benchmark.json).",
@@ -200,7 +202,29 @@ def markdown(rows: list[list[str]]) -> list[str]:
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
-SECTIONS = {"benchmark": speed_section, "cascade": cascade_section, "memory": memory_section}
+def training_section(result: dict[str, Any]) -> str:
+    """Pairs a second of training, in Markdown."""
+    settings, speeds = result["settings"], result["pairs per second"]
+    lines = [
+        f"### `{result['command']}`",
+        "",
+        f"The same student and texts, {settings['length']} tokens, {result['machine']['threads']} cores, "
+        f"{settings['turns']} turns; `stock` is sentence-transformers' trainer with ListNetLoss.",
+        "",
+        "| training | pairs a second: median (least to most) | times stock |",
+        "|---|---|---|",
+    ]
+    for name in TRAININGS:
+        found = speeds[name]
+        span = f"{found['median']:.1f} ({found['low']:.1f} to {found['high']:.1f})"
+        lines.append(f"| {name} | {span} | {found['median'] / speeds['stock']['median']:.2f} |")
+    return "\n".join(lines)
+
+
+SECTIONS = {
+    "benchmark": speed_section, "cascade": cascade_section, "memory": memory_section,
+    "training_speed": training_section,
+}  # fmt: skip
 
 
 def numbers() -> str:

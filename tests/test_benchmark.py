@@ -63,6 +63,13 @@ def test_ratios_and_agreement_by_hand() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "low": 1.0, "high": 3.0}
 
 
+def test_the_processors_instructions_by_hand(tmp_path: Path) -> None:
+    described = tmp_path / "cpuinfo"
+    described.write_text("model name : One avx2000\nflags\t\t: fpu avx2 avx512_vnni avx512f\nflags : fpu\n")
+    assert benchmark.instructions(described) == ["avx2", "avx512f", "avx512_vnni"]
+    assert benchmark.instructions(tmp_path / "none") == []
+
+
 def test_workloads_are_what_their_names_say() -> None:
     passages = {f"p{i}": f"{WORDS[i % 30]} common {i} " + "word " * 30 for i in range(300)}
     queries = {f"q{i}": f"common {WORDS[i % 30]} {i}" for i in range(60)}

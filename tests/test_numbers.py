@@ -71,7 +71,8 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
     systems = {system: {"peak MB": 300.4} for system in SYSTEMS} | {"flashrank": {"failed": "killed"}}
     memory = {"command": "python -m recipes.memory", "systems": systems,
               "settings": {"passages": "1000", "model": "twelve", "limit": "16000"}}  # fmt: skip
-    benchmark = {"command": "python -m recipes.benchmark", "machine": {"threads": 2}, 
+    machine = {"threads": 2, "instructions": ["avx2", "avx_vnni"]}
+    benchmark = {"command": "python -m recipes.benchmark", "machine": machine,
                  "speed": speed, "ideal ms, mixed": {"nano": 16.0}, "starts": starts}  # fmt: skip
     quality = {"MRR@10": {"mean": 0.5, "low": 0.4, "high": 0.6}, "nDCG@10": {"mean": 0.7, "low": 0.6, "high": 0.8}}
     cascade = {"command": "python -m recipes.cascade", "queries": 100, "settings": {"data": "pydocs", "depth": "50"},
@@ -80,6 +81,10 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
     (numbers.RESULTS / "benchmark.json").write_text(json.dumps(benchmark))
     (numbers.RESULTS / "cascade.json").write_text(json.dumps(cascade))
     (numbers.RESULTS / "memory.json").write_text(json.dumps(memory))
+    speeds = {"apart": spread(300.0), "stock": spread(20.0), "together": spread(30.0)}
+    training = {"command": "python -m recipes.training_speed", "settings": {"length": 128, "turns": 5},
+                "machine": machine, "pairs per second": speeds}  # fmt: skip
+    (numbers.RESULTS / "training_speed.json").write_text(json.dumps(training))
     assert numbers.main([]) == 0
     text = numbers.README.read_text(encoding="utf-8")
     for row in (
@@ -88,6 +93,8 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
         "| flashranker | 300 |",
         "| flashrank | more than that: failed |",
         "for `mixed`: nano 1.25.",
+        "| together | 30.0 (29.0 to 31.0) | 1.50 |",
+        "2 cores (avx2, avx_vnni), turn by turn",
         "| fast | 2.5 (1.5 to 3.5) | 0.5000 (0.4000 to 0.6000) | 0.7000 (0.6000 to 0.8000) |",
     ):
         assert row in text

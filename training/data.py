@@ -44,7 +44,7 @@ class RankingData:
 def load(
     source: str | Path, *, drop_leaks: bool = False, keep_missing: bool = False, test_share: float = HELD_OUT_SHARE
 ) -> RankingData:
-    """Read ranking data from "pydocs" (the built-in corpus), a BEIR folder or a file of records, and check it.
+    """Read ranking data from "pydocs" (the built-in corpus), a BEIR folder, a file of records or the hub, and check it.
 
     A source that brings no splits is split by `split_queries`, with `test_share` of the queries for test; where that is
     0, it stays without. A folder whose own splits leak (see `find_leaks`) is an error, or, with `drop_leaks`, loses the
@@ -55,7 +55,7 @@ def load(
     Raises InputError with file, line and remedy.
     """
     # The readers return the RankingData of this module, so they can only be imported once it exists.
-    from training import beir, pydocs, records
+    from training import beir, hub, pydocs, records
 
     if str(source) == "pydocs":
         data = pydocs.load_pydocs()
@@ -63,10 +63,13 @@ def load(
         data = beir.read_folder(Path(source), keep_missing)
     elif Path(source).is_file() and Path(source).suffix in records.RECORD_SUFFIXES:
         data = records.read_records(Path(source))
+    elif str(source) == "msmarco" or (hub.HUB_SET.fullmatch(str(source)) and not Path(source).exists()):
+        data = hub.read_hub(str(source))
     else:
         raise InputError(
             f'data source {str(source)!r} is no folder and no .jsonl or .parquet file; give "pydocs", a folder with '
-            "corpus.jsonl, queries.jsonl and qrels.tsv (BEIR's layout), or a file of records with query and positives"
+            "corpus.jsonl, queries.jsonl and qrels.tsv (BEIR's layout), a file of records with query and positives, "
+            "or a set on the hub: OWNER/NAME or OWNER/NAME:CONFIG"
         )
     return finished(data, drop_leaks, test_share)
 

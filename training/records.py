@@ -7,7 +7,7 @@ the positives, then the negatives.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ FIELDS = ("query", "positives", "negatives", "scores")
 
 
 def read_records(path: Path) -> RankingData:
-    """Ranking data of a .jsonl or .parquet file; its splits stay to be made.
+    """Ranking data of a .jsonl or .parquet file: see `collect_records`. Raises InputError too for an empty file."""
+    data = collect_records(path.stem, _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path))
+    if not data.queries:
+        raise InputError(f"{path}: the file is empty; expected one record with {', '.join(FIELDS[:2])} for each query")
+    return data
+
+
+def collect_records(name: str, records: Iterable[tuple[str, dict[str, Any]]]) -> RankingData:
+    """Ranking data of records, each with the place where it was read; its splits stay to be made.
 
     Equal texts are one query or one passage. Positives have grade 1, negatives grade 0, so that training takes them
     first; what is ranked for held-out queries are not these lists, which would give the answer away, but all passages.
@@ -37,7 +45,7 @@ def read_records(path: Path) -> RankingData:
     def identified(known: dict[str, str], prefix: str, text: str) -> str:
         return known.setdefault(text, f"{prefix}{len(known)}")
 
-    for place, record in _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path):
+    for place, record in records:
         (query,) = _texts(place, record, "query", 1)
         positives, negatives = _texts(place, record, "positives", 1), _texts(place, record, "negatives", 0)
         query_id = identified(queries, "q", query)
@@ -49,10 +57,8 @@ def read_records(path: Path) -> RankingData:
                 raise InputError(f"{place}: a passage is both positive and negative for {query[:60]!r}; keep it in one")
         if record.get("scores") is not None:
             scores.setdefault(query_id, {}).update(zip(ids, _scores(place, record["scores"], len(ids)), strict=True))
-    if not queries:
-        raise InputError(f"{path}: the file is empty; expected one record with {', '.join(FIELDS[:2])} for each query")
     return RankingData(
-        path.stem, {key: text for text, key in queries.items()}, {key: text for text, key in passages.items()},
+        name, {key: text for text, key in queries.items()}, {key: text for text, key in passages.items()},
         judgments, {}, {"train": [], "dev": [], "test": []}, "not stated", scores,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import EarlyStoppingCallback, PreTrainedModel
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
 from training.data import RankingData
 from training.metrics import evaluate, mean, run_from_scores
@@ -141,10 +141,54 @@ def train(
         kept = json.loads(record.read_text(encoding="utf-8"))
         return TrainingResult(best, _points(kept["loss"]), _points(kept["dev_quality"]))
     steps = max(1, len(examples) // rows_per_step)
-    at_once = math.gcd(rows_per_step, ROWS_AT_ONCE)
     interval = max(1, steps // evaluations)
     model = load_student(student, max_length)
-    on_gpu = torch.cuda.is_available()
+    trainer = make_trainer(
+        model, examples, loss(model), output, steps=steps, rows_per_step=rows_per_step, learning_rate=learning_rate,
+        warmup_ratio=warmup_ratio, seed=seed, evaluator=DevMeasure(dev, dev_candidates),
+        callbacks=[EarlyStoppingCallback(patience)],
+        eval_strategy="steps", eval_steps=interval, eval_on_start=start_quality is None,
+        save_strategy="steps", save_steps=interval, save_total_limit=2,
+        load_best_model_at_end=True, metric_for_best_model=f"eval_{MEASURE}", greater_is_better=True,
+        logging_steps=max(1, min(10, interval)),
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
+    history = trainer.state.log_history
+    losses = [(int(entry["step"]), entry["loss"]) for entry in history if "loss" in entry]
+    quality = [(int(entry["step"]), entry[f"eval_{MEASURE}"]) for entry in history if f"eval_{MEASURE}" in entry]
+    if start_quality is not None:
+        quality.insert(0, (0, start_quality))
+    if quality[0][1] >= max(value for _, value in quality):
+        # The trainer compares saved checkpoints only, and the start is not one of them.
+        model = load_student(student, max_length)
+    trained: PreTrainedModel = model[0].model  # type: ignore[assignment]
+    save_checkpoint(trained, model.tokenizer, best)
+    _write_json(record, {"loss": losses, "dev_quality": quality})
+    for leftover in output.glob("checkpoint-*"):
+        shutil.rmtree(leftover)
+    return TrainingResult(best, losses, quality)
+
+
+def make_trainer(
+    model: CrossEncoder,
+    examples: Dataset,
+    loss: nn.Module,
+    output: Path,
+    *,
+    steps: int,
+    rows_per_step: int,
+    learning_rate: float,
+    warmup_ratio: float,
+    seed: int,
+    evaluator: BaseEvaluator | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    **schedule: Any,
+) -> CrossEncoderTrainer:
+    """sentence-transformers' trainer for `steps` steps of `rows_per_step` rows, a step's gradient summed up in parts.
+
+    `schedule`: its arguments that say when to evaluate, save and log.
+    """
+    at_once = math.gcd(rows_per_step, ROWS_AT_ONCE)
     # The trainer refuses a pattern that matches nothing.
     rates = {SCALARS: SCALAR_RATE} if any(re.search(SCALARS, name) for name, _ in model.named_parameters()) else {}
     arguments = CrossEncoderTrainingArguments(
@@ -157,44 +201,15 @@ def train(
         warmup_ratio=warmup_ratio,
         weight_decay=0.01,
         seed=seed,
-        bf16=on_gpu,
+        bf16=torch.cuda.is_available(),
         batch_sampler=in_order,
-        eval_strategy="steps",
-        eval_steps=interval,
-        eval_on_start=start_quality is None,
-        save_strategy="steps",
-        save_steps=interval,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model=f"eval_{MEASURE}",
-        greater_is_better=True,
-        logging_steps=max(1, min(10, interval)),
         report_to="none",
         dataloader_drop_last=True,
+        **schedule,
     )
-    trainer = CrossEncoderTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=examples,
-        loss=loss(model),
-        evaluator=DevMeasure(dev, dev_candidates),
-        callbacks=[EarlyStoppingCallback(patience)],
+    return CrossEncoderTrainer(
+        model=model, args=arguments, train_dataset=examples, loss=loss, evaluator=evaluator, callbacks=list(callbacks)
     )
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
-    history = trainer.state.log_history
-    losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
-    quality = [(entry["step"], entry[f"eval_{MEASURE}"]) for entry in history if f"eval_{MEASURE}" in entry]
-    if start_quality is not None:
-        quality.insert(0, (0, start_quality))
-    if quality[0][1] >= max(value for _, value in quality):
-        # The trainer compares saved checkpoints only, and the start is not one of them.
-        model = load_student(student, max_length)
-    trained: PreTrainedModel = model[0].model  # type: ignore[assignment]
-    save_checkpoint(trained, model.tokenizer, best)
-    _write_json(record, {"loss": losses, "dev_quality": quality})
-    for leftover in output.glob("checkpoint-*"):
-        shutil.rmtree(leftover)
-    return TrainingResult(best, losses, quality)
 
 
 def last_complete_checkpoint(output: Path) -> str | None:
