@@ -6,7 +6,12 @@ import random
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
+os.environ["ANONYMIZED_TELEMETRY"] = "False"  # Chroma's
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +150,35 @@ def negated_artifact(artifact: Path, folder: Path) -> Path:
     onnx.save(model, folder / "onnx/model.onnx")
     write_manifest(folder, replace(make_manifest(folder), name=folder.name))
     return folder
+
+
+def readme_snippet(heading: str, artifact: Path) -> dict[str, Any]:
+    """Run the first Python block under this heading of the runtime's README with `artifact`; return its names."""
+    text = (Path(__file__).parent.parent / "runtime/README.md").read_text(encoding="utf-8")
+    code = re.search(rf"^#+ {heading}$.*?^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert code, f"runtime/README.md has no Python block under {heading}"
+    names: dict[str, Any] = {}
+    exec(code[1].replace("artifacts/nano", str(artifact)), names)
+    return names
+
+
+def import_error_without(package: str, module: str) -> str:
+    """What importing `module` says in a process of its own that can't import `package`; `flashranker` it can."""
+    script = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+import importlib, flashranker
+try:
+    importlib.import_module(sys.argv[2])
+except ImportError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, package, module]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
 
 @pytest.fixture

@@ -46,8 +46,13 @@ def test_the_wheel_holds_the_package_its_licence_and_its_three_needs(wheel: Path
         f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
     }
     assert "flashranker/py.typed" in names
-    needs = {line.split(": ")[1] for line in described.splitlines() if line.startswith("Requires-Dist")}
-    assert {Requirement(need).name for need in needs} == {"numpy", "onnxruntime", "tokenizers"}
+    lines = [line.split(": ")[1] for line in described.splitlines() if line.startswith("Requires-Dist")]
+    needs = {(need.name, str(need.marker)) for need in map(Requirement, lines)}
+    assert needs == {(name, "None") for name in ("numpy", "onnxruntime", "tokenizers")} | {
+        ("langchain-core", 'extra == "langchain"'),
+        ("llama-index-core", 'extra == "llama-index"'),
+        ("haystack-ai", 'extra == "haystack"'),
+    }
     assert licence.split()[:4] == ["Apache", "License", "Version", "2.0,"]
 
 
