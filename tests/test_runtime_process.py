@@ -36,7 +36,7 @@ time.sleep(0.5)
 def test_importing_flashranker_brings_in_nothing_of_the_toolkit() -> None:
     loaded = run_python("import sys, flashranker.cli, flashranker.compat; print(*sys.modules)").split()
     assert not {"torch", "transformers", "optimum", "onnx", "training", "export"} & set(loaded)
-    assert not {"langchain_core", "llama_index", "haystack", "pydantic"} & set(loaded)
+    assert not {"langchain_core", "llama_index", "haystack", "pydantic", "huggingface_hub"} & set(loaded)
 
 
 def test_importing_flashranker_waits_with_everything_until_it_is_used() -> None:
@@ -54,7 +54,10 @@ print(*set(flashranker.__all__) - set(dir(flashranker)), hasattr(flashranker, "M
 def test_the_package_imports_three_libraries_only() -> None:
     """But for the modules that join it to a framework, which nothing else imports; each may import its own."""
     folder = Path(flashranker.__file__).parent
-    joined = {"langchain.py": "langchain_core", "llama_index.py": "llama_index", "haystack.py": "haystack"}
+    joined = {
+        "langchain.py": "langchain_core", "llama_index.py": "llama_index", "haystack.py": "haystack",
+        "hub.py": "huggingface_hub",
+    }  # fmt: skip
     found = {path.name: third_party_imports(path) for path in folder.rglob("*.py")}
     assert {name: names for name, names in found.items() if name in joined} == {
         name: {package} for name, package in joined.items()

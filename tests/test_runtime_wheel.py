@@ -52,6 +52,7 @@ def test_the_wheel_holds_the_package_its_licence_and_its_three_needs(wheel: Path
         ("langchain-core", 'extra == "langchain"'),
         ("llama-index-core", 'extra == "llama-index"'),
         ("haystack-ai", 'extra == "haystack"'),
+        ("huggingface-hub", 'extra == "hub"'),
     }
     assert licence.split()[:4] == ["Apache", "License", "Version", "2.0,"]
 

@@ -1,4 +1,4 @@
-"""What the modules for other frameworks share: langchain.py, llama_index.py and haystack.py."""
+"""What the modules that need an extra share: langchain.py, llama_index.py, haystack.py and hub.py."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar

@@ -96,6 +96,26 @@ class Reranker:
         self._pool = Pool(self.threads)
         self._run([check_request("a", ["a"])])  # a model of another output shape fails here, not in a search
 
+    @classmethod
+    def from_hub(
+        cls,
+        repository: str,
+        *,
+        revision: str | None = None,
+        hub_cache: str | os.PathLike[str] | None = None,
+        offline: bool = False,
+        **settings: Any,
+    ) -> "Reranker":
+        """Load an artifact from the Hugging Face hub, `owner/name`; needs the extra `hub`.
+
+        `revision` is a branch, tag or commit. Files are downloaded into the hub's cache, or `hub_cache`, once; with
+        `offline`, or where the hub can't be reached, what lies there is loaded. The hashes are checked as of any
+        folder. `settings` are those of the class. Raises ImportError too, and what the class does.
+        """
+        from flashranker.hub import download  # here, and not above: few callers need it
+
+        return cls(download(repository, revision, hub_cache, offline), **settings)
+
     @property
     def max_length(self) -> int:
         """Tokens of query and passage together, special tokens included, that the model reads."""
