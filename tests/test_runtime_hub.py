@@ -112,7 +112,10 @@ def test_a_revision_is_loaded_whole_and_once(hub: Hub, tiny_artifact: Path, tmp_
 
 
 def test_without_the_hub_the_cache_serves(hub: Hub, tmp_path: Path) -> None:
-    found = from_hub(hub.address, tmp_path / "cache")
+    found, asked = from_hub(hub.address, tmp_path / "cache"), len(hub.asked)
+    hub.branches["main"] = "b" * 40
+    assert from_hub(hub.address, tmp_path / "cache", offline=True) == found
+    assert len(hub.asked) == asked
     hub.server.shutdown()
     hub.server.server_close()
     for settings in ({}, {"offline": True}):

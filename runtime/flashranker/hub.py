@@ -33,8 +33,8 @@ def download(
     if not isinstance(repository, str) or not REPOSITORY.fullmatch(repository):
         raise InputError(f"repository is {repository!r}, expected owner/name: pass a path to Reranker itself")
     try:
-        from huggingface_hub import hf_hub_download
         from huggingface_hub import errors as hub
+        from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise not_installed("hub", error) from error
 
