@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import requests
-from flashranker.artifact import MANIFEST_NAME
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -16,6 +15,7 @@ from training.data import InputError
 BUILTIN = "builtin"
 BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CONNECT_SECONDS = 3
+MANIFEST = "flashranker.json"  # what an artifact folder has; the runtime's own name for it is behind the export
 # The grammar of hub ids: `name` or `owner/name`; everything else can only have been meant as a path.
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 # What decides a model's output; model cards and other backends' weights do not.
@@ -77,7 +77,7 @@ def resolve_model(name_or_path: str) -> Path:
         return builtin_backbone()
     path = Path(name_or_path).expanduser()
     if name_or_path.strip() and path.is_dir():
-        return _weights_of(path) if (path / MANIFEST_NAME).is_file() else path
+        return _weights_of(path) if (path / MANIFEST).is_file() else path
     if path.is_file():
         raise InputError(
             f"model {name_or_path!r} is a file, expected a folder with config.json, a hub id or `{BUILTIN}`"
@@ -110,16 +110,21 @@ def model_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def hub_unreachable() -> str:
+    """Why the hub can't be reached, within seconds; an empty string where it can."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        # The hub's client retries a dead connection for long; one cheap request tells first.
+        requests.head(constants.ENDPOINT, timeout=CONNECT_SECONDS)
+    except requests.RequestException as error:
+        return f"the hub at {constants.ENDPOINT} can't be reached ({type(error).__name__})"
+    return ""
+
+
 def _download(hub_id: str) -> Path:
     remedy = f"pass a local model folder, or `{BUILTIN}`"
-    unreachable = "HF_HUB_OFFLINE is set"
-    if not constants.HF_HUB_OFFLINE:
-        try:
-            # The hub's client retries a dead connection for long; one cheap request tells first.
-            requests.head(constants.ENDPOINT, timeout=CONNECT_SECONDS)
-            unreachable = ""
-        except requests.RequestException as error:
-            unreachable = f"{constants.ENDPOINT} can't be reached ({type(error).__name__})"
+    unreachable = hub_unreachable()
     try:
         folder = Path(
             snapshot_download(

@@ -18,10 +18,10 @@ from typing import Any
 import requests
 from datasets import load_dataset
 from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from tqdm import tqdm
 
+from training.backbone import hub_unreachable
 from training.data import InputError, RankingData
 from training.records import collect_records
 
@@ -29,7 +29,6 @@ HUB_SET = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?", re.ASCII)
 # What `msmarco` stands for: (query, positive, negative) in text, the negatives from BM25.
 MSMARCO = "sentence-transformers/msmarco-bm25:triplet"
 ROWS = 50_000
-CONNECT_SECONDS = 3
 QUERY, POSITIVE = ("query", "anchor", "question"), ("positive", "positives", "answer")
 NEGATIVE = ("negative", "negatives")
 NUMBERED = re.compile(r"negative_(\d+)")
@@ -46,17 +45,10 @@ def read_hub(source: str, rows: int = ROWS) -> RankingData:
     columns.
     """
     given = MSMARCO if source == "msmarco" else source
-    remedy = f"data source {source!r} is no folder and no file, and"
-    if constants.HF_HUB_OFFLINE:
-        raise InputError(f"{remedy} HF_HUB_OFFLINE is set: give a folder or file, or unset it to read from the hub")
-    try:
-        # The hub's client retries a dead connection for long; one cheap request tells first.
-        requests.head(constants.ENDPOINT, timeout=CONNECT_SECONDS)
-    except requests.RequestException as error:
+    if reason := hub_unreachable():
         raise InputError(
-            f"{remedy} the hub at {constants.ENDPOINT} can't be reached ({type(error).__name__}): give a folder or "
-            "file, or connect this machine"
-        ) from None
+            f"data source {source!r} is no folder and no file, and {reason}: give a folder or file, or connect"
+        )
     repository, _, config = given.partition(":")
     return read_set(repository, config or None, rows, name=source.partition("/")[2] or source)
 
