@@ -52,6 +52,8 @@ $(TUNED:=/flashranker.json): artifacts/%/flashranker.json: | artifacts/small/fla
 	$(BIN)/python -m recipes.finetune --data data/$* --base artifacts/small --output artifacts/$* $(TUNE_$*)
 
 TUNE_stackfaq := --test_share 0.5
+TUNE_wikiqa := --drop_leaks
+TUNE_nfcorpus := --drop_leaks
 
 evaluations/zero-shot/evaluate.json: | artifacts/small/flashranker.json
 	$(BIN)/python -m recipes.evaluate int8=artifacts/small fp32=artifacts/small.checkpoint $(MEASURES) \

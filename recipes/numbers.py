@@ -210,7 +210,7 @@ def training_section(result: dict[str, Any]) -> str:
         "",
         f"The same student and texts, {settings['length']} tokens, {result['machine']['threads']} cores, "
         f"{settings['turns']} turns; `stock` is sentence-transformers' trainer with ListNetLoss, "
-        "`together` this project's on the same lists. `apart` reads each text of a step once, by itself, and scores all "
+        "`together` this project's on the same lists. `apart` reads each text of a step once, by itself; it scores all "
         f"{settings['neighbours']} x {settings['neighbours']} pairs.",
         "",
         "| training | pairs a second: median (least to most) | times stock |",

@@ -82,8 +82,8 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
     (numbers.RESULTS / "cascade.json").write_text(json.dumps(cascade))
     (numbers.RESULTS / "memory.json").write_text(json.dumps(memory))
     speeds = {"apart": spread(300.0), "stock": spread(20.0), "together": spread(30.0)}
-    training = {"command": "python -m recipes.training_speed", "settings": {"length": 128, "turns": 5, "neighbours": 32},
-                "machine": machine, "pairs per second": speeds}  # fmt: skip
+    training = {"command": "python -m recipes.training_speed", "machine": machine,
+                "settings": {"length": 128, "turns": 5, "neighbours": 32}, "pairs per second": speeds}  # fmt: skip
     (numbers.RESULTS / "training_speed.json").write_text(json.dumps(training))
     assert numbers.main([]) == 0
     text = numbers.README.read_text(encoding="utf-8")
