@@ -31,7 +31,7 @@ class DistillConfig:
     )
     eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of --data")
     teacher: str = setting("builtin", "builtin, a model folder, a hub id, or a file of scores (.jsonl, .tsv, .parquet)")
-    base: str = setting("builtin", "what the student is made of: builtin, a model folder or a hub id")
+    base: str = setting("builtin", "what the student is made of: builtin, a model folder, an artifact or a hub id")
     output: Path | None = setting(None, "artifact folder; by default artifacts/TIER")
 
 
@@ -42,7 +42,7 @@ def run(config: DistillConfig, shared: TrainingConfig, command: str) -> None:
     max_length = shared.max_length or tier.max_length
     if shared.threads:
         torch.set_num_threads(shared.threads)
-    check(shared, output)
+    check(shared, output, config.base)
 
     say(f"1/7 data: {config.data}")
     data = load_source(config.data, shared.drop_leaks, shared.keep_missing, shared.test_share)

@@ -36,7 +36,7 @@ class FinetuneConfig:
         None, "instead of --data: a folder of .md, .rst and .txt files, of which queries and passages are made"
     )
     eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of the data")
-    base: str = setting("builtin", "the model to start from: builtin, a checkpoint folder or a hub id")
+    base: str = setting("builtin", "the model to start from: builtin, a checkpoint folder, an artifact or a hub id")
     teacher: str | None = setting(
         None,
         "builtin, a model folder, a hub id, a file of scores, or data (the scores that --data brings); by default the "
@@ -52,7 +52,7 @@ def run(config: FinetuneConfig, shared: TrainingConfig, command: str) -> None:
     max_length = shared.max_length or tier.max_length
     if shared.threads:
         torch.set_num_threads(shared.threads)
-    check(shared, config.output)
+    check(shared, config.output, config.base)
 
     say(f"1/7 data: {config.documents or config.data}")
     data = load_data(config, shared)

@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for folder in parser.parse_args(argv).folders:
             record(folder)
-    except flashranker.ArtifactError as error:
+    except flashranker.FlashRankerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     text = README.read_text(encoding="utf-8")

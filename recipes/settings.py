@@ -6,6 +6,7 @@ from pathlib import Path
 from flashranker.artifact import SHORTEST_LENGTH, replaceable
 
 from recipes.command import setting
+from training.backbone import resolve_model
 from training.data import InputError
 
 
@@ -72,8 +73,8 @@ LARGEST_TEST_SHARE = 0.8  # dev takes a tenth, and something must be left to lea
 ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
 
 
-def check(config: TrainingConfig, output: Path) -> None:
-    """Raises InputError for a setting that makes no sense, or an output that is there and no artifact."""
+def check(config: TrainingConfig, output: Path, base: str) -> None:
+    """Raises InputError for a setting that makes no sense, a missing base, or an output that is no artifact."""
     for name, value in asdict(config).items():
         least = LEAST.get(name)
         if value is not None and least is not None and not value >= least:
@@ -84,5 +85,6 @@ def check(config: TrainingConfig, output: Path) -> None:
             raise InputError(f"--{name} is {value}: expected 0 to 1")
     if not 0 < config.test_share <= LARGEST_TEST_SHARE:
         raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
+    resolve_model(base)
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")

@@ -119,6 +119,12 @@ def test_an_unreachable_hub_is_named_within_seconds(monkeypatch: pytest.MonkeyPa
         load("msmarco")
 
 
+def test_a_file_that_is_not_there_is_no_set() -> None:
+    for name in ("data/x.jsonl", "data/x.parquet"):
+        with pytest.raises(InputError, match=f"data source '{name}' is no folder and no .jsonl or .parquet file; give"):
+            load(name)
+
+
 @pytest.mark.parametrize("name", ["name", "a/b/c", "./a", "a/b:", "/a/b", "a b/c", "a/b:c:d"])
 def test_what_is_no_name_of_a_set_is_not_looked_for_on_the_hub(name: str) -> None:
     assert not HUB_SET.fullmatch(name)

@@ -103,8 +103,9 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
 
 def test_a_folder_that_is_no_artifact_changes_nothing(measured: Path, capsys: pytest.CaptureFixture) -> None:
     before = numbers.README.read_text(encoding="utf-8")
-    assert numbers.main([str(measured.parent)]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    for folder in (measured.parent, measured.parent / "none"):
+        assert numbers.main([str(folder)]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
     assert numbers.README.read_text(encoding="utf-8") == before
 
 

@@ -187,6 +187,8 @@ def test_settings_out_of_bounds_are_named(ranker: Reranker, tiny_artifact: Path)
         Reranker("no/such-model")
     with pytest.raises(InputError, match="model is None"):
         Reranker(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="model is ''"):
+        Reranker("")
 
 
 def test_hostile_text_is_ranked(ranker: Reranker) -> None:

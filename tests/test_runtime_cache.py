@@ -225,3 +225,5 @@ def test_what_is_no_cache_is_named(tiny_artifact: Path, tmp_path: Path) -> None:
         Reranker(tiny_artifact, cache="scores.db")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="entries is 0"):
         ScoreCache(entries=0)
+    with pytest.raises(InputError, match="path is 3, expected that of a file"):
+        ScoreCache(3)  # type: ignore[arg-type]

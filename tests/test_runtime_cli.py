@@ -77,9 +77,15 @@ def test_info_reads_what_distill_writes(tiny_artifact: Path, tmp_path: Path, cap
         "base": {"name": "builtin", "licence": "Apache-2.0", "start": "6 layers"}, "languages": ["en"],
         "run": {"seconds": 12.5, "peak memory in MB": 900},
     }  # fmt: skip
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), lineage=lineage))
+    metrics = {
+        "fp32": {"MRR@10": {"mean": 0.5, "low": 0.4, "high": 0.6, "queries": 50}},
+        "int8": {"MRR@10": {"mean": 0.62, "low": 0.5, "high": 0.7, "queries": 400}},
+    }
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), lineage=lineage, metrics=metrics))
     assert main(["info", str(folder)]) == 0
     shown = capsys.readouterr().out
+    assert "MRR@10 0.5000 (50 queries)" in shown
+    assert "MRR@10 0.6200 (400 queries)" in shown
     assert "licence Apache-2.0, name builtin, start 6 layers" in shown
     assert "peak memory in MB 900, seconds 12.5" in shown
 

@@ -45,6 +45,8 @@ class Hub:
                 self.answer(body=True)
 
             def answer(self, body: bool) -> None:
+                if self.path == "/":  # whether the hub is there
+                    return self.refuse("")
                 hub.asked.append(self.path)
                 _, owner, name, _, revision, *parts = self.path.split("/")
                 commit = hub.branches.get(revision, revision)
@@ -143,6 +145,8 @@ def test_what_is_not_there_is_named(hub: Hub, tiny_artifact: Path, tmp_path: Pat
         ({"revision": "v9"}, "ModelNotFoundError owner/name at v9 is not on the hub"),
         ({"revision": "c" * 40}, f"ArtifactError owner/name at {'c' * 40} lacks a file of an artifact"),
         ({"repository": "../name"}, "InputError repository is '../name', expected owner/name"),
+        ({"revision": " "}, "InputError revision is ' ', expected a branch"),
+        ({"revision": 3}, "InputError revision is 3, expected a branch"),
     ):
         assert from_hub(hub.address, tmp_path / "cache", **settings).startswith(message)
 

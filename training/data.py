@@ -63,7 +63,11 @@ def load(
         data = beir.read_folder(Path(source), keep_missing)
     elif Path(source).is_file() and Path(source).suffix in records.RECORD_SUFFIXES:
         data = records.read_records(Path(source))
-    elif str(source) == "msmarco" or (hub.HUB_SET.fullmatch(str(source)) and not Path(source).exists()):
+    elif str(source) == "msmarco" or (
+        hub.HUB_SET.fullmatch(str(source))
+        and not Path(source).exists()
+        and Path(source).suffix not in records.RECORD_SUFFIXES
+    ):
         data = hub.read_hub(str(source))
     else:
         raise InputError(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from flashranker.errors import CacheError
+from flashranker.errors import CacheError, InputError
 from flashranker.guard import Guard
 from flashranker.inputs import check_count
 
@@ -64,6 +64,8 @@ class ScoreCache:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, entries: int = 100_000) -> None:
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise InputError(f"path is {path!r}, expected that of a file: pass None to keep scores in memory")
         self.path = None if path is None else Path(path)
         self._recent: Recent[bytes, Scored] = Recent(check_count(entries, "entries", 1))
         # SQLite forbids to carry a connection across a fork, even to close it there.

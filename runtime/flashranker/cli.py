@@ -84,7 +84,9 @@ def _info(arguments: argparse.Namespace) -> None:
         )
     for stage, values in manifest.metrics.items():
         shown = {name: value["mean"] if isinstance(value, dict) else value for name, value in values.items()}
-        facts[stage] = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        counts = {value["queries"] for value in values.values() if isinstance(value, dict) and "queries" in value}
+        over = f" ({', '.join(map(str, sorted(counts)))} queries)" if counts else ""
+        facts[stage] = ", ".join(f"{name} {value:.4f}" for name, value in shown.items()) + over
     if arguments.json:
         print(json.dumps(facts, ensure_ascii=False))
         return

@@ -32,18 +32,35 @@ def download(
     """
     if not isinstance(repository, str) or not REPOSITORY.fullmatch(repository):
         raise InputError(f"repository is {repository!r}, expected owner/name: pass a path to Reranker itself")
+    if revision is not None and (not isinstance(revision, str) or not revision.strip()):
+        raise InputError(f"revision is {revision!r}, expected a branch, tag or commit: pass None for the main branch")
+    if Path(repository).is_dir():
+        raise InputError(f"repository {repository!r} is a folder here, expected a name on the hub: use Reranker(path)")
     try:
+        from huggingface_hub import constants, get_session, hf_hub_download
         from huggingface_hub import errors as hub
-        from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise not_installed("hub", error) from error
 
-    cache = None if folder is None else Path(folder)
+    cache, unreachable = None if folder is None else Path(folder), ""
+    if offline or constants.HF_HUB_OFFLINE:
+        unreachable = "offline was asked for"
+    else:
+        try:
+            # The hub's library tries a dead connection again and again, with a warning each time.
+            get_session().head(constants.ENDPOINT, timeout=CONNECT_SECONDS)
+        except Exception as error:  # its sessions are requests' or httpx's, by version, and may be the caller's own
+            unreachable = f"the hub can't be reached ({type(error).__name__})"
 
     def fetch(name: str, at: str | None) -> Path:
         return Path(
             hf_hub_download(
-                repository, name, revision=at, cache_dir=cache, local_files_only=offline, etag_timeout=CONNECT_SECONDS
+                repository,
+                name,
+                revision=at,
+                cache_dir=cache,
+                local_files_only=bool(unreachable),
+                etag_timeout=CONNECT_SECONDS,
             )
         )
 
@@ -53,7 +70,7 @@ def download(
         for name in read_manifest(snapshot).files:
             fetch(name, snapshot.name)
     except hub.LocalEntryNotFoundError as error:
-        reason = "offline was asked for" if offline else "the hub can't be reached"
+        reason = unreachable or "the connection broke"
         raise ModelNotFoundError(
             f"{place} is not whole in the hub's cache, and {reason}: connect, or pass the path of a folder"
         ) from error

@@ -71,7 +71,7 @@ class Reranker:
         cache: ScoreCache | None = None,
         foreign: bool = False,
     ) -> None:
-        if not isinstance(model, (str, os.PathLike)):
+        if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
             raise InputError(f"model is {model!r}, expected the path of an artifact folder: pass a string or Path")
         if long not in LONG:
             raise InputError(f"long is {long!r}, expected one of {', '.join(LONG)}: what to do with long passages")
