@@ -56,7 +56,7 @@ TUNE_wikiqa := --drop_leaks
 TUNE_nfcorpus := --drop_leaks
 
 evaluations/zero-shot/evaluate.json: | artifacts/small/flashranker.json
-	$(BIN)/python -m recipes.evaluate int8=artifacts/small fp32=artifacts/small.checkpoint $(MEASURES) \
+	$(BIN)/python -m recipes.evaluate int8=artifacts/small $(MEASURES) \
 		--data data/msmarco-dl19 data/wikiqa data/nfcorpus --output $(@D)
 
 evaluations/wikiqa/evaluate.json evaluations/nfcorpus/evaluate.json: evaluations/%/evaluate.json: \

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from test_distill import write_corpus
+from transformers import AutoTokenizer
 
 from recipes.settings import TrainingConfig
 from recipes.stages import train_apart, train_together
@@ -37,3 +38,6 @@ def test_training_together_goes_on_from_training_apart(bi_encoder: Path, tmp_pat
     assert (first - start).abs().max() > 1e-3
     assert (second - first).abs().max() < 1e-6
     assert result.dev_quality[: len(apart.dev_quality)] == apart.dev_quality
+    folders = (tmp_path / "start", result.checkpoint)
+    lengths = [AutoTokenizer.from_pretrained(folder).model_max_length for folder in folders]
+    assert lengths[0] == lengths[1] != config.train_length

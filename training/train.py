@@ -19,7 +19,7 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
 from training.data import RankingData
 from training.metrics import evaluate, mean, run_from_scores
@@ -162,7 +162,8 @@ def train(
         # The trainer compares saved checkpoints only, and the start is not one of them.
         model = load_student(student, max_length)
     trained: PreTrainedModel = model[0].model  # type: ignore[assignment]
-    save_checkpoint(trained, model.tokenizer, best)
+    # Its own tokenizer would keep the length of training for the model's.
+    save_checkpoint(trained, AutoTokenizer.from_pretrained(student), best)
     _write_json(record, {"loss": losses, "dev_quality": quality})
     for leftover in output.glob("checkpoint-*"):
         shutil.rmtree(leftover)
