@@ -98,6 +98,9 @@ def test_scores_follow_their_negatives(tmp_path: Path) -> None:
     [
         ([{"premise": "a", "label": 1}], "pairs", "has the columns label, premise; expected one of query, anchor"),
         ([{"query": "a", "positive": "b"}], "none", "configuration 'none'"),
+        ([{"query_id": "1", "positive_id": "2", "negative_id": "3"}], "pairs", "can't be read .*queries"),
+        ([{"query": "a", "positive": [{"text": "b"}]}], "pairs", "'a' and its passages are not all texts"),
+        ([{"query": "a", "positive": "b", "negative": "c", "scores": [1.0]}], "pairs", "expected 2: of the positives"),
         ([{"query": " ", "positive": "b"}], "pairs", r'set row 1: "query" holds \' \', expected texts'),
     ],
 )

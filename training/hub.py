@@ -32,7 +32,7 @@ ROWS = 50_000
 QUERY, POSITIVE = ("query", "anchor", "question"), ("positive", "positives", "answer")
 NEGATIVE = ("negative", "negatives")
 NUMBERED = re.compile(r"negative_(\d+)")
-FAILURES = (HfHubHTTPError, requests.RequestException, OSError, ValueError)
+FAILURES = (HfHubHTTPError, requests.RequestException, OSError, ValueError, KeyError)
 
 _log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
@@ -57,6 +57,8 @@ def read_set(repository: str, config: str | None, rows: int, *, name: str) -> Ra
     """As `read_hub`; `repository` is a hub id, or a folder in the hub's layout."""
     try:
         first = list(islice(_stream(repository, config), rows))
+        if first and "query_id" in first[0]:
+            first = list(_with_texts(repository, first))
     except DatasetNotFoundError as error:
         raise InputError(f"data set {repository!r} is not on the hub, or not open to you ({_line(error)})") from None
     except FAILURES as error:
@@ -65,9 +67,9 @@ def read_set(repository: str, config: str | None, rows: int, *, name: str) -> Ra
             "names another"
         ) from None
     if not first:
-        raise InputError(f"data set {repository!r} (configuration {config!r}) has no rows in its train split")
-    if "query_id" in first[0]:
-        first = list(_with_texts(repository, first))
+        raise InputError(
+            f"data set {repository!r} (configuration {config!r}) has no rows with texts in its train split"
+        )
     records = [as_record(repository, row) for row in first]
     relevant: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -100,6 +102,8 @@ def as_record(repository: str, row: Row) -> dict[str, Any]:
     numbered = sorted((name for name in row if NUMBERED.fullmatch(name)), key=lambda name: int(name.rpartition("_")[2]))
     negatives = next((row[name] for name in NEGATIVE if row.get(name)), [row[name] for name in numbered if row[name]])
     positives, negatives = ([part] if isinstance(part, str) else list(part) for part in (positive, negatives))
+    if not all(isinstance(text, str) for text in (query, *positives, *negatives)):
+        raise InputError(f"data set {repository!r}: {query!r:.60} and its passages are not all texts: name another one")
     scores = row.get("score", row.get("scores"))
     if isinstance(scores, int | float) and len(positives) == len(negatives) == 1:
         scores = [0.0, -float(scores)]
@@ -114,9 +118,11 @@ def without(record: dict[str, Any], relevant: Set[str]) -> dict[str, Any]:
     first = len(record["positives"])
     kept = [number for number, text in enumerate(record["negatives"]) if text not in relevant]
     scores = record["scores"]
+    if scores is None or len(scores) != first + len(record["negatives"]):  # the latter is refused with its row
+        return record | {"negatives": [record["negatives"][number] for number in kept]}
     return record | {
         "negatives": [record["negatives"][number] for number in kept],
-        "scores": scores and scores[:first] + [scores[first + number] for number in kept],
+        "scores": scores[:first] + [scores[first + number] for number in kept],
     }
 
 
