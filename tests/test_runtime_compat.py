@@ -88,7 +88,7 @@ def test_bad_requests_are_named(foreign: Path) -> None:
     ranker = Ranker("flat", cache_dir=foreign.parent)
     with pytest.raises(InputError, match="the request has no query"):
         ranker.rerank(RerankRequest(passages=PASSAGES))
-    with pytest.raises(InputError, match="passage 1 is 'bread', expected a mapping"):
+    with pytest.raises(InputError, match=r"passages\[1\] is 'bread', expected a Mapping"):
         ranker.rerank(RerankRequest("time", [PASSAGES[0], "bread"]))  # type: ignore[list-item]
     with pytest.raises(InputError, match='passage 0 has no "text"'):
         ranker.rerank(RerankRequest("time", [{"id": 1}]))

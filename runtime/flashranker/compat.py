@@ -5,14 +5,14 @@ what surprised its users: the passages given are not changed, scores are plain f
 list, the passage and never the query is cut, and nothing is downloaded.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH, read_manifest
 from flashranker.errors import InputError
 from flashranker.foreign import describe_foreign
-from flashranker.inputs import check_count
+from flashranker.inputs import check_count, check_items
 from flashranker.reranker import Reranker, sigmoid
 
 
@@ -51,12 +51,6 @@ class Ranker:
         """
         if request.query is None:
             raise InputError("the request has no query, expected a string: pass RerankRequest(query=..., passages=...)")
-        passages = request.passages
-        if isinstance(passages, (str, bytes, Mapping)) or not isinstance(passages, Iterable):
-            raise InputError(f"passages is {passages!r:.40}, expected a list of mappings: put it in a list")
-        passages = list(passages)
-        for number, passage in enumerate(passages):
-            if not isinstance(passage, Mapping):
-                raise InputError(f'passage {number} is {passage!r:.40}, expected a mapping with "text": wrap it in one')
+        passages = check_items(request.passages, Mapping, "passages")  # type: ignore[type-abstract]
         hits = self.ranker.rerank(request.query, passages)
         return [{**hit.passage, "score": sigmoid(hit.logit)} for hit in hits]

@@ -3,9 +3,11 @@
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from flashranker.errors import InputError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,14 @@ def _text(passage: Any, where: str) -> str:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def check_items(items: Iterable[Any], kind: type[Item], name: str) -> list[Item]:
+    """Return `items` as a list, or raise InputError unless each is a `kind`; `name` is the argument's."""
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise InputError(f"{name} is {items!r:.40}, expected a list of {kind.__name__}: put it in a list")
+    given = list(items)
+    for number, item in enumerate(given):
+        if not isinstance(item, kind):
+            raise InputError(f"{name}[{number}] is {item!r:.40}, expected a {kind.__name__}: wrap it in one")
+    return given

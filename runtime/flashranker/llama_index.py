@@ -5,7 +5,8 @@ from typing import Any
 
 from flashranker.cascade import Cascade
 from flashranker.errors import InputError
-from flashranker.framework import as_ranker, check_items, check_top, not_installed
+from flashranker.framework import as_ranker, check_top, not_installed
+from flashranker.inputs import check_items
 from flashranker.reranker import Hit, Reranker
 
 try:
