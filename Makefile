@@ -11,6 +11,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BULK := $(VENV)/.installed-bulk
 # uv does not read pip's settings: hand it pip's extra links, where a CPU build of torch may lie.
 LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 UV := UV_FIND_LINKS="$(LINKS)" VIRTUAL_ENV="$(VENV)" $(BIN)/uv
@@ -25,13 +26,17 @@ $(INSTALLED): requirements.lock runtime/pyproject.toml
 	$(UV) pip install --quiet -r requirements.lock
 	touch $@
 
+$(BULK): requirements-bulk.lock $(INSTALLED)
+	$(UV) pip install --quiet -r requirements-bulk.lock
+	touch $@
+
 distill: $(INSTALLED)
 	$(BIN)/python -m recipes.distill $(ARGS)
 
 finetune: $(INSTALLED)
 	$(BIN)/python -m recipes.finetune $(ARGS)
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(BULK)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(INSTALLED)
@@ -73,4 +78,7 @@ lint: $(INSTALLED)
 lock: $(INSTALLED)
 	grep -v "^torch==" requirements.lock > requirements.lock.new
 	$(UV) pip compile --quiet --no-header --group dev --python-version 3.11 pyproject.toml -o requirements.lock.new
-	sed 's/+cpu$$//' requirements.lock.new > requirements.lock && rm requirements.lock.new
+	sed 's/+cpu$$//' requirements.lock.new > requirements.lock
+	grep == requirements.lock > requirements.lock.new
+	$(UV) pip compile --quiet --no-header --group bulk --python-version 3.11 -c requirements.lock.new -o requirements-bulk.lock
+	rm requirements.lock.new
