@@ -223,9 +223,28 @@ def training_section(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def serving_section(result: dict[str, Any]) -> str:
+    """Requests a second through the server, in Markdown."""
+    settings = result["settings"]
+    rows = [["model", "through the server: median (least to most)", "library in a loop", "share"]]
+    for name, speeds in result["requests per second"].items():
+        cells = [f"{one['median']:.1f} ({one['low']:.1f} to {one['high']:.1f})" for one in list(speeds.values())[:2]]
+        share = speeds["share"]
+        rows.append([name, *cells, f"{share['median']:.3f} ({share['low']:.3f} to {share['high']:.3f})"])
+    lines = [
+        f"### `{result['command']}`",
+        "",
+        f"Requests a second of {settings['clients']} clients with {settings['passages']} passages each, which share "
+        f"{result['machine']['threads']} cores with the server; {settings['turns']} turns, each through the server and "
+        "then through the library, called for one request after another. `share` is one over the other, turn by turn.",
+        "",
+    ]
+    return "\n".join(lines + markdown(rows))
+
+
 SECTIONS = {
     "benchmark": speed_section, "cascade": cascade_section, "memory": memory_section,
-    "training_speed": training_section,
+    "serving_speed": serving_section, "training_speed": training_section,
 }  # fmt: skip
 
 

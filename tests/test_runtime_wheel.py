@@ -41,7 +41,10 @@ def test_the_wheel_holds_the_package_its_licence_and_its_three_needs(wheel: Path
         names = set(archive.namelist())
         described = archive.read(f"{info}/METADATA").decode()
         licence = archive.read(f"{info}/licenses/LICENSE").decode()
-    sources = {path.name for path in (RUNTIME / "flashranker").iterdir() if path.is_file()}
+    package = RUNTIME / "flashranker"
+    files = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    sources = {path.as_posix() for path in files if "__pycache__" not in path.parts}
+    assert {"server/page.html", "server/page.css", "server/page.js"} <= sources
     assert names == {f"flashranker/{name}" for name in sources} | {
         f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
     }
@@ -53,6 +56,7 @@ def test_the_wheel_holds_the_package_its_licence_and_its_three_needs(wheel: Path
         ("llama-index-core", 'extra == "llama-index"'),
         ("haystack-ai", 'extra == "haystack"'),
         ("huggingface-hub", 'extra == "hub"'),
+        *((name, 'extra == "server"') for name in ("prometheus-client", "starlette", "uvicorn")),
     }
     assert licence.split()[:4] == ["Apache", "License", "Version", "2.0,"]
 

@@ -5,6 +5,7 @@ flashranker rerank MODEL requests.jsonl --json                    # a line: {"qu
 flashranker info MODEL
 flashranker verify MODEL
 flashranker bench MODEL
+flashranker serve MODEL [NAME=MODEL ...]                          # over HTTP, with a page to try it on
 """
 
 import argparse
@@ -13,15 +14,18 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from flashranker.artifact import MODEL_NAME, read_manifest, verify_files
+from flashranker.cache import ScoreCache
 from flashranker.cascade import Cascade
 from flashranker.errors import FlashRankerError, InputError
 from flashranker.inputs import check_count
 from flashranker.reranker import LONG, Hit, Reranker
+from flashranker.server.options import add_options
 
 # Words for `bench`; how fast a model is does not depend on what it reads, only on how much.
 SENTENCE = "The function returns a new list with all items of the given iterable in ascending order of their keys. "
@@ -44,12 +48,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _rerank(arguments: argparse.Namespace) -> None:
-    models = [arguments.model] if Path(arguments.model).is_dir() else arguments.model.split(",")
-    if len(models) == 1 and arguments.keep is not None:
+    ranker = _open_row(arguments, arguments.model)
+    if isinstance(ranker, Reranker) and arguments.keep is not None:
         raise InputError(f"--keep {arguments.keep} with one model, expected a cascade MODEL,MODEL: leave it out")
-    rankers = [_open(arguments, model) for model in models]
-    keep = KEEP if arguments.keep is None else arguments.keep
-    ranker = Cascade(rankers, keep=keep) if len(rankers) > 1 else rankers[0]
     if arguments.query is not None:
         passages = [_passage(where, line) for where, line in _lines(arguments.file)]
         requests: Iterable[tuple[str, Any]] = [(arguments.query, passages)]
@@ -131,11 +132,25 @@ def _bench(arguments: argparse.Namespace) -> None:
         print(f"{result['passages']:<12} {result['median ms']:>9.1f} {span}")
 
 
+def _serve(arguments: argparse.Namespace) -> None:
+    from flashranker.server.command import serve  # here, and not above: it needs an extra
+
+    serve(arguments, partial(_open_row, arguments))
+
+
 def _open(arguments: argparse.Namespace, model: str) -> Reranker:
-    long = getattr(arguments, "long", "cut")
+    long, cache = getattr(arguments, "long", "cut"), getattr(arguments, "cache", None)
     return Reranker(
-        model, threads=arguments.threads, max_length=arguments.max_length, long=long, foreign=arguments.foreign
-    )
+        model, threads=arguments.threads, max_length=arguments.max_length, long=long, foreign=arguments.foreign,
+        cache=None if cache is None else ScoreCache(cache),
+    )  # fmt: skip
+
+
+def _open_row(arguments: argparse.Namespace, models: str) -> Reranker | Cascade:
+    """One model, or several, MODEL,MODEL, in a cascade."""
+    rankers = [_open(arguments, model) for model in ([models] if Path(models).is_dir() else models.split(","))]
+    keep = KEEP if arguments.keep is None else arguments.keep
+    return Cascade(rankers, keep=keep) if len(rankers) > 1 else rankers[0]
 
 
 def _lines(file: str) -> Iterator[tuple[str, str]]:
@@ -201,10 +216,20 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, explanation: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=explanation, description=explanation)
         added.set_defaults(run=run)
-        added.add_argument("model", metavar="MODEL", help="model folder")
-        if name != "verify":
+        if name == "serve":
+            explained = "model folder; NAME=MODEL to call it otherwise, MODEL,MODEL for a cascade"
+            added.add_argument("models", metavar="MODEL", nargs="+", help=explained)
+        else:
+            added.add_argument("model", metavar="MODEL", help="model folder")
+        if name in ("rerank", "info", "bench"):
             added.add_argument("--json", action="store_true", help="print JSON, for programs")
-        if name in ("rerank", "bench"):
+        if name in ("rerank", "serve"):
+            kept = f"passages that a cascade MODEL,MODEL keeps after each model (default: {KEEP})"
+            added.add_argument(
+                "--long", choices=LONG, default="cut", help="long passages: cut, or maxp, best of its windows"
+            )
+            added.add_argument("--keep", type=int, help=kept)
+        if name in ("rerank", "bench", "serve"):
             added.add_argument("--threads", type=int, help="pairs run side by side (default: the cores allowed)")
             added.add_argument("--max-length", type=int, help="tokens of a pair (default: the model's)")
             added.add_argument("--foreign", action="store_true", help="the folder has no manifest: another tool's")
@@ -214,12 +239,9 @@ def _parser() -> argparse.ArgumentParser:
     rerank.add_argument("file", metavar="FILE", nargs="?", default="-", help="JSON lines (default: standard input)")
     rerank.add_argument("--query", help="rank the lines of FILE, each a passage, for this query")
     rerank.add_argument("--top-n", type=int, help="how many passages to print (default: all)")
-    rerank.add_argument("--long", choices=LONG, default="cut", help="long passages: cut, or maxp, best of its windows")
-    rerank.add_argument(
-        "--keep", type=int, help=f"passages that a cascade MODEL,MODEL keeps after each model (default: {KEEP})"
-    )
     command("info", _info, "what a model is: origin, size, quality, gates")
     command("verify", _verify, "check every file of a model folder against its manifest, and run the model once")
     bench = command("bench", _bench, "milliseconds for passages of three lengths on this machine")
     bench.add_argument("--passages", type=int, default=100, help="passages in one call (default: %(default)s)")
+    add_options(command("serve", _serve, "answer the clients of Cohere, Jina and text-embeddings-inference over HTTP"))
     return parser

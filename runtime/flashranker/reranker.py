@@ -125,6 +125,13 @@ class Reranker:
         """Raise InputError for a query that `rerank` would refuse, with nothing run."""
         frame_query(self._tokenizer, check_request(query, []).query, self.max_length)
 
+    def count_tokens(self, query: str, passages: Iterable[Any]) -> np.ndarray:
+        """Tokens, int64 (n,), of the query with each passage, special tokens included, before any cut."""
+        request = check_request(query, passages)
+        frame = frame_query(self._tokenizer, request.query, self.max_length)
+        around = self.max_length - frame.room
+        return np.array([around + len(self._passage_ids(text)) for text in request.texts], np.int64)
+
     def rerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """Return the `top_n` (default: all) best passages, best first; equal logits keep the order given.
 
