@@ -6,6 +6,8 @@ from typing import Any
 
 from flashranker.artifact import Manifest
 
+from export.licence import card_licence
+
 MEGABYTE = 10**6
 
 
@@ -25,7 +27,7 @@ def front_matter(manifest: Manifest) -> str:
     """The block that hubs index. JSON scalars and lists are valid YAML, whatever characters a name holds."""
     base, data = part(manifest, "base"), part(manifest, "data")
     fields: dict[str, Any] = {
-        "license": str(base.get("licence") or "other").lower(),
+        "license": card_licence(manifest.lineage),
         "language": manifest.lineage.get("languages") or ["en"],
         "pipeline_tag": "text-ranking",
         "library_name": "flashranker",

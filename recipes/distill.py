@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from recipes import measure, publish, stages
+from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
+from recipes.finish import finish
 from recipes.settings import TrainingConfig, check
 from training.prepare import load_source, make_examples, make_start, teacher_run
 from training.tiers import TIERS
@@ -81,7 +82,7 @@ def run(config: DistillConfig, shared: TrainingConfig, command: str) -> None:
 
     say(f"7/7 artifact: {output}")
     lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, shared.languages, began)
-    publish.finish(
+    finish(
         exported, measured, trained, output,
         summary=f"A {config.tier} reranker distilled from {config.teacher}.",
         lineage=lineage, settings=plain(config, shared), seed=shared.seed, command=command,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from recipes import measure, publish, stages
+from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
+from recipes.finish import finish
 from recipes.settings import TrainingConfig, check
 from training.data import InputError, RankingData, finished
 from training.documents import load_documents
@@ -88,7 +89,7 @@ def run(config: FinetuneConfig, shared: TrainingConfig, command: str) -> None:
 
     say(f"7/7 artifact: {config.output}")
     lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, shared.languages, began)
-    publish.finish(
+    finish(
         exported, measured, trained, config.output,
         summary=f"A {config.tier} reranker fine-tuned from {config.base} on {data.name}.",
         lineage=lineage, settings=plain(config, shared), seed=shared.seed, command=command,

@@ -1,82 +1,157 @@
-"""The end of every recipe that trains: manifest, card and report, and the folder in its place where no gate refuses."""
+"""Upload an artifact to the Hugging Face hub, where its licences allow it, and read it back.
 
-import os
+python -m recipes.publish artifacts/small OWNER/NAME --licence apache-2.0
+python -m recipes.publish artifacts/small OWNER/NAME --check      # say what would be done, without the network
+"""
+
 import shutil
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flashranker.artifact import read_manifest
+from flashranker import Reranker
+from flashranker import artifact as contract
+from flashranker.artifact import MANIFEST_NAME, Manifest
+from flashranker.hub import REPOSITORY
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from requests import RequestException
 
-from export.artifact import publish, seal
-from export.report import ReportContent, write_report
-from recipes.measure import Exported, Measured
-from training.backbone import checkpoint_of
-from training.train import TrainingResult
+from export.artifact import GateError, write_text
+from export.card import make_card
+from export.licence import PARTS, card_licence, objections
+from recipes.command import launch, say, setting
+from training.backbone import hub_unreachable
+from training.data import InputError
+
+QUERY, PASSAGES = "how do I sort a list", ["sorted(iterable) returns a new list.", "Bind the socket to an address.", ""]
 
 
-def finish(
-    exported: Exported,
-    measured: Measured,
-    trained: TrainingResult,
-    output: Path,
-    *,
-    summary: str,
-    lineage: dict[str, Any],
-    settings: dict[str, Any],
-    seed: int,
-    command: str,
-    allow_worse: bool,
-    notices: Sequence[str] = (),
-) -> None:
-    """Seal the folder, publish it, and put report and PyTorch checkpoint beside it. Raises GateError if a gate refuses.
+@dataclass(frozen=True)
+class PublishConfig:
+    """Under which terms, and where in the repository."""
 
-    The checkpoint is for training on and no part of the artifact: `--base` finds it by the artifact's name.
+    licence: str | None = setting(
+        None, "the model's licence; by default the base's where base, teacher and data are open"
+    )
+    stated: list[str] = setting(
+        None, "licences that you looked up, base=LICENCE teacher=LICENCE data=LICENCE; they go into the card", nargs="+"
+    )
+    branch: str = setting("main", "branch of the repository, made where it is not there")
+    private: bool = setting(False, "make a new repository private; one that exists stays as it is")
+    message: str | None = setting(None, "the commit's message; by default the model's name and tier")
+    check: bool = setting(False, "stop before the upload")
+
+
+def run(config: PublishConfig, artifact: str, repository: str, command: str) -> None:
+    """The story of one upload. Raises InputError, FlashRankerError for a damaged artifact, GateError."""
+    if not REPOSITORY.fullmatch(repository):
+        raise InputError(f"repository {repository!r}, expected OWNER/NAME as on the hub")
+    say(f"1/4 artifact: {artifact}")
+    folder = Path(artifact).expanduser()
+    manifest, logits = contract.read_manifest(folder), Reranker(folder).score(QUERY, PASSAGES)
+    for gate in manifest.gates:
+        if not gate["passed"]:
+            say(f"    its card says that a gate failed: {gate['name']}, {gate['message']}")
+
+    say("2/4 licences")
+    manifest = with_terms(manifest, read_stated(config.stated or []), config.licence)
+    refused = objections(manifest.lineage, manifest.lineage["licence"])
+    if refused:
+        raise GateError(f"{artifact} is not published: {'; '.join(refused)}")
+    say(f"    published under {manifest.lineage['licence']}; whether that is right is for you to judge")
+
+    with tempfile.TemporaryDirectory() as parent:
+        staged = stage(folder, manifest, Path(parent) / "upload")
+        total = sum(file.stat().st_size for file in staged.rglob("*") if file.is_file())
+        say(f"3/4 upload: {len(manifest.files) + 1} files, {total / 1e6:.1f} MB, to {repository} at {config.branch}")
+        if config.check:
+            say("    --check: nothing was uploaded")
+            return
+        commit = upload(staged, repository, config, f"Add {manifest.name} ({manifest.tier})")
+
+        say(f"4/4 reading it back at {commit}")
+        again = Reranker.from_hub(repository, revision=commit, hub_cache=Path(parent) / "cache")
+        if again.score(QUERY, PASSAGES).tobytes() != logits.tobytes():
+            raise GateError(f"{repository} at {commit} gives other logits than {artifact}: do not use it")
+    say(f'Reranker.from_hub("{repository}", revision="{commit}") is what you published')
+
+
+def read_stated(given: list[str]) -> dict[str, str]:
+    """part -> licence, of "part=licence". Raises InputError for another part or no licence."""
+    stated = {}
+    for one in given:
+        part, _, licence = one.partition("=")
+        if part not in PARTS or not licence.strip():
+            raise InputError(f"--stated {one}: expected one of {', '.join(PARTS)}, =, and its licence: base=apache-2.0")
+        stated[part] = licence.strip()
+    return stated
+
+
+def with_terms(manifest: Manifest, stated: Mapping[str, str], licence: str | None) -> Manifest:
+    """The manifest with licences as stated, and the one that the model is published under.
+
+    Raises InputError for a part that the model does not have, or where no licence is given and none follows.
     """
-    worse = [gate for gate in measured.gates if not gate.passed and "first stage" in gate.name]
-    notices = [*notices, *(f"Below its first stage: {gate.name} is {gate.value:+.4f}." for gate in worse)]
-    if "msmarco" in lineage["data"]["name"].lower():
-        notices.append("Trained on MS MARCO: for research use.")
-    manifest = seal(
-        exported.int8,
-        calibration=exported.calibration,
-        lineage=lineage,
-        metrics=measured.metrics,
-        parity=measured.parity,
-        gates=measured.gates,
-        quantization=exported.quantization,
-        seed=seed,
-        command=command,
-        notices=notices,
-    )
-    report = output.with_name(f"{output.name}.report.html")
-    write_report(
-        report,
-        ReportContent(
-            title=f"{output.name}: {lineage['data']['name']}, {manifest.tier}",
-            summary=summary,
-            notices=notices,
-            metrics=measured.metrics,
-            gates=manifest.gates,
-            loss=trained.loss,
-            dev_quality={"MRR@10": trained.dev_quality},
-            logits=measured.logits,
-            labels=measured.grades,
-            calibration=exported.calibration,
-            latency=measured.latency,
-            latency_note="interleaved in one process, 100 held-out passages",
-            sizes={name: entry.bytes for name, entry in manifest.files.items()},
-            lineage=lineage,
-            settings=settings,
-            command=command,
-        ),
-    )
-    kept = checkpoint_of(output)
-    copied = kept.with_name(f".{kept.name}.tmp")
-    shutil.rmtree(copied, ignore_errors=True)
-    shutil.copytree(trained.checkpoint, copied)
-    publish(exported.int8, output, allow={gate.name for gate in worse} if allow_worse else frozenset())
-    shutil.rmtree(kept, ignore_errors=True)
-    os.replace(copied, kept)
-    size = read_manifest(output).files["onnx/model.onnx"].bytes
-    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {kept}")
+    lineage: dict[str, Any] = dict(manifest.lineage)
+    for part, words in stated.items():
+        if not isinstance(lineage.get(part), Mapping):
+            raise InputError(f"--stated {part}={words}: {manifest.name} has no {part}: leave it out")
+        lineage[part] = {**lineage[part], "licence": words}
+    lineage["licence"] = licence or card_licence(lineage)
+    if not licence and lineage["licence"] == "other":
+        hints = objections(lineage, "")
+        why = f": {'; '.join(hints)}" if hints else ""
+        raise InputError(f"{manifest.name} has no licence of its own, say one with --licence{why}")
+    return replace(manifest, lineage=lineage)
+
+
+def stage(folder: Path, manifest: Manifest, staged: Path) -> Path:
+    """A copy of the artifact with this manifest and the card that follows from it."""
+    for name in manifest.files:
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, staged / name)
+    write_text(staged / "README.md", make_card(manifest))
+    contract.write_manifest(staged, replace(manifest, files=contract.list_files(staged)))
+    return staged
+
+
+def upload(staged: Path, repository: str, config: PublishConfig, message: str) -> str:
+    """Send all files in one commit, and return it: the hub shows all of them or none. Raises InputError."""
+    unreachable = hub_unreachable()
+    if unreachable:
+        raise InputError(f"{repository} can't be published, {unreachable}: connect, or stop at --check")
+    names = [*contract.read_manifest(staged).files, MANIFEST_NAME]
+    operations = [CommitOperationAdd(name, str(staged / name)) for name in names]
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=config.private, exist_ok=True)
+        if config.branch != "main":
+            api.create_branch(repository, branch=config.branch, exist_ok=True)
+        done = api.create_commit(
+            repository, operations, commit_message=config.message or message, revision=config.branch
+        )
+    except LocalTokenNotFoundError:
+        raise InputError(f"{repository} can't be published without a token: `hf auth login`, or set HF_TOKEN") from None
+    except (HfHubHTTPError, RequestException) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{repository} was not published ({line}): check the name, and the rights of your token"
+        ) from None
+    return str(done.oid)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 when it is on the hub and read back, 1 when a licence or a difference refused it, 2 for bad input."""
+    positional = {
+        "artifact": {"help": "artifact folder", "metavar": "ARTIFACT"},
+        "repository": {"help": "repository on the hub", "metavar": "OWNER/NAME"},
+    }
+    return launch("publish", __doc__, run, [PublishConfig], argv, positional=positional)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from flashranker.artifact import MANIFEST_NAME, read_manifest
+
 import training
+from export.licence import strictest
 from recipes.command import say
 from recipes.measure import check_held_out
 from recipes.settings import IRRELEVANT, TrainingConfig
@@ -21,6 +24,8 @@ from training.prepare import DEV_DEPTH, Examples, Held, held_out, load_source, m
 from training.student import reads_apart
 from training.tiers import Tier
 from training.train import TrainingResult, joined, train
+
+UNKNOWN_LICENCE = "see the model's own card"
 
 
 def hold_out(
@@ -134,5 +139,7 @@ def lineage(
 
 
 def licence(model: str) -> str:
-    """The built-in backbone's licence; of any other model the user has to look."""
-    return "Apache-2.0" if model == BUILTIN else "see the model's own card"
+    """The built-in backbone's licence, or what an artifact's own lineage asks for; of others the user has to look."""
+    if (Path(model).expanduser() / MANIFEST_NAME).is_file():
+        return strictest(read_manifest(Path(model).expanduser()).lineage) or UNKNOWN_LICENCE
+    return "Apache-2.0" if model == BUILTIN else UNKNOWN_LICENCE

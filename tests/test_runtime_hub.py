@@ -1,20 +1,18 @@
 """`Reranker.from_hub` against a server that speaks the hub's protocol: one commit, the cache, damage, refusals."""
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import negated_artifact
 from flashranker import Reranker
 from flashranker.hub import download
+from hub_server import Hub
 
 QUERY, PASSAGES = "time", ["bread and water", "solar panel"]
 SCRIPT = """
@@ -27,58 +25,6 @@ try:
 except FlashRankerError as error:
     print(type(error).__name__, error)
 """
-
-
-class Hub:
-    """Commits of one repository, served as huggingface.co does it; `asked` are the paths, in order."""
-
-    def __init__(self, commits: dict[str, Path]) -> None:
-        self.commits, self.asked = commits, list[str]()
-        self.branches = {"main": next(iter(commits))}
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.answer(body=False)
-
-            def do_GET(self) -> None:
-                self.answer(body=True)
-
-            def answer(self, body: bool) -> None:
-                if self.path == "/":  # whether the hub is there
-                    return self.refuse("")
-                hub.asked.append(self.path)
-                _, owner, name, _, revision, *parts = self.path.split("/")
-                commit = hub.branches.get(revision, revision)
-                file = hub.commits.get(commit, Path("/none")).joinpath(*parts)
-                if (owner, name) != ("owner", "name"):
-                    return self.refuse("RepoNotFound")
-                if commit not in hub.commits:
-                    return self.refuse("RevisionNotFound")
-                if not file.is_file():
-                    return self.refuse("EntryNotFound", commit)
-                content = file.read_bytes()
-                self.send_response(200)
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-                self.send_header("X-Repo-Commit", commit)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                if body:
-                    self.wfile.write(content)
-
-            def refuse(self, code: str, commit: str = "") -> None:
-                self.send_response(404)
-                self.send_header("X-Error-Code", code)
-                self.send_header("X-Repo-Commit", commit)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture

@@ -213,6 +213,10 @@ def test_work_for_a_client_that_went_away_is_dropped(models: dict[str, Any]) -> 
             time.sleep(0.01)
         assert counted(url, "flashranker_requests_running") == 0
         assert counted(url, "flashranker_passages_total") == 0
+        time.sleep(0.2)  # for the pairs that had begun
+        busy = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - busy < 0.1
 
 
 def test_keys_are_asked_for_and_never_logged(models: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,78 @@
+"""What the licences of base, teacher and data let a model be published under: a reading of their words, no advice.
+
+Words such as "non-commercial" decide, wherever they stand in what the lineage says.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Kind = Literal["open", "share-alike", "non-commercial", "no derivatives", "unknown"]
+
+# In this order: what forbids most is looked for first, as in "CC BY-NC-SA".
+WORDS: dict[Kind, str] = {
+    "no derivatives": r"\bnd\b|no.?derivatives",
+    "non-commercial": r"\bnc\b|non.?commercial|\bresearch\b",
+    "share-alike": r"\bsa\b|share.?alike|\b[al]?gpl|\bodbl\b|\bgnu\b",
+    "open": r"\b(apache|mit|bsd|isc|psf|cc0|cc.by|unlicense|public.domain|cdla.permissive|odc.by)\b",
+}
+PARTS = ("base", "teacher", "data")
+# Its own terms, which copies of it seldom carry along.
+MS_MARCO = "MS MARCO's terms: non-commercial research"
+
+
+def licence_kind(text: str) -> Kind:
+    """What a licence's name or sentence asks of those who build on it; "unknown" where no word says."""
+    words = re.sub(r"[_-]", " ", text.lower())
+    return next((kind for kind, pattern in WORDS.items() if re.search(pattern, words)), "unknown")
+
+
+def licence_of(lineage: Mapping[str, Any], part: str) -> str:
+    """What the lineage says of one part's licence, "" where there is nothing; MS MARCO's by its name."""
+    found = lineage.get(part)
+    if not isinstance(found, Mapping):
+        return ""
+    stated, name = str(found.get("licence") or ""), str(found.get("name") or "").lower()
+    return MS_MARCO if part == "data" and re.search(r"ms[-_ ]?marco", name) else stated
+
+
+def strictest(lineage: Mapping[str, Any]) -> str:
+    """The licence of the part that forbids most, as it is stated; unknown ones forbid more than open ones."""
+    order = [*list(WORDS)[:-1], "unknown", "open"]
+    stated = [licence_of(lineage, part) for part in PARTS if part in lineage]
+    return min(stated, key=lambda one: order.index(licence_kind(one)), default="")
+
+
+def objections(lineage: Mapping[str, Any], licence: str) -> list[str]:
+    """Why a model of this lineage must not be published under `licence`, a line for each part; empty where it may."""
+    wanted, found = licence_kind(licence), []
+    for part in PARTS:
+        if part not in lineage:
+            continue
+        stated = licence_of(lineage, part)
+        kind, what = licence_kind(stated), f"{part} {_name(lineage, part)!r} ({stated or 'no licence stated'})"
+        if kind == "unknown":
+            found.append(f"{what}: look its licence up, and say it with --stated {part}=LICENCE")
+        elif kind == "no derivatives":
+            found.append(f"{what} allows no derived works: keep the model to yourself")
+        elif kind == "non-commercial" and wanted != "non-commercial":
+            found.append(f"{what} is for non-commercial use or research: publish as such, --licence cc-by-nc-4.0")
+        elif kind == "share-alike" and wanted not in ("share-alike", "non-commercial"):
+            found.append(f"{what} asks for the same licence again: publish under it, not {licence or 'none'}")
+    return found
+
+
+def card_licence(lineage: Mapping[str, Any]) -> str:
+    """The licence of a card's front matter: what was chosen, or the base's where all parts are open, else "other"."""
+    chosen = lineage.get("licence")
+    if isinstance(chosen, str) and chosen:
+        return chosen.lower()
+    stated = {part: licence_of(lineage, part) for part in PARTS if part in lineage}
+    base = stated.get("base", "")
+    is_open = all(licence_kind(one) == "open" for one in stated.values())
+    return base.lower() if is_open and re.fullmatch(r"[\w.-]+", base) else "other"
+
+
+def _name(lineage: Mapping[str, Any], part: str) -> str:
+    found = lineage[part]
+    return str(found.get("name", "") if isinstance(found, Mapping) else found)

@@ -1,0 +1,84 @@
+"""The end of every recipe that trains: manifest, card and report, and the folder in its place where no gate refuses."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flashranker.artifact import read_manifest
+
+from export.artifact import publish, seal
+from export.licence import licence_kind, strictest
+from export.report import ReportContent, write_report
+from recipes.measure import Exported, Measured
+from training.backbone import checkpoint_of
+from training.train import TrainingResult
+
+
+def finish(
+    exported: Exported,
+    measured: Measured,
+    trained: TrainingResult,
+    output: Path,
+    *,
+    summary: str,
+    lineage: dict[str, Any],
+    settings: dict[str, Any],
+    seed: int,
+    command: str,
+    allow_worse: bool,
+    notices: Sequence[str] = (),
+) -> None:
+    """Seal the folder, publish it, and put report and PyTorch checkpoint beside it. Raises GateError if a gate refuses.
+
+    The checkpoint is for training on and no part of the artifact: `--base` finds it by the artifact's name.
+    """
+    worse = [gate for gate in measured.gates if not gate.passed and "first stage" in gate.name]
+    notices = [*notices, *(f"Below its first stage: {gate.name} is {gate.value:+.4f}." for gate in worse)]
+    terms = strictest(lineage)
+    if licence_kind(terms) in ("non-commercial", "no derivatives"):
+        notices.append(f"Not for every use: {terms}.")
+    manifest = seal(
+        exported.int8,
+        calibration=exported.calibration,
+        lineage=lineage,
+        metrics=measured.metrics,
+        parity=measured.parity,
+        gates=measured.gates,
+        quantization=exported.quantization,
+        seed=seed,
+        command=command,
+        notices=notices,
+    )
+    report = output.with_name(f"{output.name}.report.html")
+    write_report(
+        report,
+        ReportContent(
+            title=f"{output.name}: {lineage['data']['name']}, {manifest.tier}",
+            summary=summary,
+            notices=notices,
+            metrics=measured.metrics,
+            gates=manifest.gates,
+            loss=trained.loss,
+            dev_quality={"MRR@10": trained.dev_quality},
+            logits=measured.logits,
+            labels=measured.grades,
+            calibration=exported.calibration,
+            latency=measured.latency,
+            latency_note="interleaved in one process, 100 held-out passages",
+            sizes={name: entry.bytes for name, entry in manifest.files.items()},
+            lineage=lineage,
+            settings=settings,
+            command=command,
+        ),
+    )
+    kept = checkpoint_of(output)
+    copied = kept.with_name(f".{kept.name}.tmp")
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(trained.checkpoint, copied)
+    publish(exported.int8, output, allow={gate.name for gate in worse} if allow_worse else frozenset())
+    shutil.rmtree(kept, ignore_errors=True)
+    os.replace(copied, kept)
+    size = read_manifest(output).files["onnx/model.onnx"].bytes
+    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {kept}")
