@@ -94,6 +94,9 @@ def test_a_sentence_asks_for_what_is_left_of_its_passage() -> None:
     # Of three sentences only one has five words or more.
     assert (query, rest) == (two, f"{one} {three}")
     assert spare_sentence(f"{one} {two}") == ("", f"{one} {two}")
+    code = " ".join(["x" * 60] * 6) + "."  # six words, and more tokens than a model has room for
+    assert spare_sentence(f"{one} {code} {three}") == ("", f"{one} {code} {three}")
+    assert spare_sentence(f"{code} {two} {three}")[0] == two
 
 
 def test_queries_and_judgments_by_hand(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_each_shape_is_answered_in_its_own_words(url: str, models: dict[str, Any
     assert tei[0] == {"index": best.index, "score": best.score, **text}
     assert len(tei) == len(TEXTS)
     assert post(url, {"query": QUERY, "texts": []}).json() == []
+    long = post(url, {"query": QUERY, "documents": ["list " * 70, "list"]}).json()["usage"]["total_tokens"]
+    assert long == models["tiny"].max_length + models["tiny"].count_tokens(QUERY, ["list"])[0]
     cascade = post(url, {"model": "both", "query": QUERY, "documents": TEXTS}).json()["results"]
     assert [one["index"] for one in cascade] == [hit.index for hit in models["both"].rerank(QUERY, TEXTS)]
 

@@ -18,6 +18,7 @@ SUFFIXES = (".md", ".markdown", ".rst", ".txt")
 PASSAGE_WORDS = 120  # about 160 tokens: what a reranker of 192 reads of it beside a query
 LEAST_WORDS = 15  # of a passage; less is a caption or a line of navigation
 SENTENCE_WORDS = range(5, 31)  # of a sentence that can stand as a query
+QUERY_CHARACTERS = 250  # of any query: a few words can still be a line of code that a model can't read whole
 LEAST_SENTENCES = 3  # of a passage that can spare one
 LEAST_QUERIES = 30  # below that no split of them measures anything
 HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
@@ -65,7 +66,8 @@ def load_documents(folder: Path) -> RankingData:
             seen.add(rest.casefold())
             passage = f"{place}#{len(passages)}"
             passages[passage] = rest
-            if first and len(section.heading.split()) > 1 and headings[section.heading.casefold()] == 1:
+            asks = len(section.heading.split()) > 1 and len(section.heading) <= QUERY_CHARACTERS
+            if first and asks and headings[section.heading.casefold()] == 1:
                 ask("heading", section.heading, passage)
             if sentence:
                 ask("sentence", sentence, passage)
@@ -131,7 +133,11 @@ def cut_passages(paragraphs: list[str]) -> Iterator[str]:
 def spare_sentence(passage: str) -> tuple[str, str]:
     """A sentence of the passage and what is left of it; ("", passage) where there are fewer than 3, or none fits."""
     parts = sentences(passage)
-    fitting = [i for i, sentence in enumerate(parts) if len(sentence.split()) in SENTENCE_WORDS]
+    fitting = [
+        i
+        for i, sentence in enumerate(parts)
+        if len(sentence.split()) in SENTENCE_WORDS and len(sentence) <= QUERY_CHARACTERS
+    ]
     if len(parts) < LEAST_SENTENCES or not fitting:
         return "", passage
     chosen = fitting[int.from_bytes(hashlib.sha256(passage.encode()).digest()[:8], "big") % len(fitting)]
