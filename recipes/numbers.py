@@ -15,8 +15,10 @@ import flashranker
 from flashranker.artifact import read_manifest
 
 from export.artifact import write_json, write_text
+from recipes.bulk_cost import cost_section
 from recipes.evaluate_report import difference_rows, facts, quality_rows
 from recipes.rivals import SYSTEMS
+from recipes.serving_speed import serving_section
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
@@ -223,27 +225,8 @@ def training_section(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def serving_section(result: dict[str, Any]) -> str:
-    """Requests a second through the server, in Markdown."""
-    settings = result["settings"]
-    rows = [["model", "through the server: median (least to most)", "library in a loop", "share"]]
-    for name, speeds in result["requests per second"].items():
-        cells = [f"{one['median']:.1f} ({one['low']:.1f} to {one['high']:.1f})" for one in list(speeds.values())[:2]]
-        share = speeds["share"]
-        rows.append([name, *cells, f"{share['median']:.3f} ({share['low']:.3f} to {share['high']:.3f})"])
-    lines = [
-        f"### `{result['command']}`",
-        "",
-        f"Requests a second of {settings['clients']} clients with {settings['passages']} passages each, which share "
-        f"{result['machine']['threads']} cores with the server; {settings['turns']} turns, each through the server and "
-        "then through the library, called for one request after another. `share` is one over the other, turn by turn.",
-        "",
-    ]
-    return "\n".join(lines + markdown(rows))
-
-
 SECTIONS = {
-    "benchmark": speed_section, "cascade": cascade_section, "memory": memory_section,
+    "benchmark": speed_section, "bulk": cost_section, "cascade": cascade_section, "memory": memory_section,
     "serving_speed": serving_section, "training_speed": training_section,
 }  # fmt: skip
 

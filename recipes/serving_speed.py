@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +141,27 @@ def served(folder: Path, threads: int) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait()
+
+
+def serving_section(result: Mapping[str, Any]) -> str:
+    """The README's section."""
+    settings = result["settings"]
+    lines = [
+        f"### `{result['command']}`",
+        "",
+        f"Requests a second of {settings['clients']} clients with {settings['passages']} passages each, which share "
+        f"{result['machine']['threads']} cores with the server; {settings['turns']} turns, each through the server and "
+        "then through the library, called for one request after another. `share` is one over the other, turn by turn.",
+        "",
+        "| model | through the server: median (least to most) | library in a loop | share |",
+        "|---|---|---|---|",
+    ]
+    for name, speeds in result["requests per second"].items():
+        rates = (f"{one['median']:.1f} ({one['low']:.1f} to {one['high']:.1f})" for one in list(speeds.values())[:2])
+        share = speeds["share"]
+        shares = f"{share['median']:.3f} ({share['low']:.3f} to {share['high']:.3f})"
+        lines.append(f"| {name} | {' | '.join(rates)} | {shares} |")
+    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:

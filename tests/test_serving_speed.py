@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from flashranker import Reranker
 
-from recipes.numbers import serving_section
 from recipes.rivals import Model
-from recipes.serving_speed import ServingConfig, ask, main, measure, served
+from recipes.serving_speed import ServingConfig, ask, main, measure, served, serving_section
 
 REQUESTS = [("sort list", ["river mountain", "python list sort", "open file"]), ("open", ["file", "bread and water"])]
 
