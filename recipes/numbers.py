@@ -18,6 +18,7 @@ from export.artifact import write_json, write_text
 from recipes.bulk_cost import cost_section
 from recipes.evaluate_report import difference_rows, facts, quality_rows
 from recipes.rivals import SYSTEMS
+from recipes.serverless import serverless_section
 from recipes.serving_speed import serving_section
 
 RESULTS = Path(__file__).parent / "results"
@@ -227,7 +228,7 @@ def training_section(result: dict[str, Any]) -> str:
 
 SECTIONS = {
     "benchmark": speed_section, "bulk": cost_section, "cascade": cascade_section, "memory": memory_section,
-    "serving_speed": serving_section, "training_speed": training_section,
+    "serverless": serverless_section, "serving_speed": serving_section, "training_speed": training_section,
 }  # fmt: skip
 
 
