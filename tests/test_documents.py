@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from training import documents
 from training.data import InputError, check_leaks, find_leaks, split_queries
-from training.documents import Section, cut_passages, load_documents, read_sections, spare_sentence
+from training.documents import Section, cut_passages, find_files, load_documents, read_sections, spare_sentence
 
 MARKDOWN = """Before any heading.
 
@@ -75,6 +75,29 @@ def test_passages_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # Joined while six words hold them, a long paragraph cut between its sentences, the one word at the end left out.
     given = ["a b c", "d e f", "g h. i j k. l m n o p q.", "r"]
     assert list(cut_passages(given)) == ["a b c d e f", "g h. i j k.", "l m n o p q."]
+    assert list(cut_passages(given, 1)) == ["a b c d e f", "g h. i j k.", "l m n o p q.", "r"]
+
+
+def test_a_text_without_sentences_or_spaces_is_cut_too() -> None:
+    table = " ".join(f"cell{number}" for number in range(1000))
+    passages = list(cut_passages([table]))
+    assert " ".join(passages) == table
+    assert max(len(passage.split()) for passage in passages) <= documents.PASSAGE_WORDS
+    # Ten characters count as a word: two pieces of 600 make a passage, and 120 short sentences of Chinese.
+    assert [len(passage) for passage in cut_passages(["x" * 5000])] == [1201] * 4 + [200]
+    assert [len(passage) for passage in cut_passages(["\u5317\u4eac\u662f\u9996\u90fd\u3002" * 1000])] == [839] * 8 + [
+        279
+    ]
+
+
+def test_hidden_files_and_folders_are_no_documents(tmp_path: Path) -> None:
+    for name in ("a.md", ".hidden.md", ".trash/b.md", "sub/c.TXT", "sub/.d/e.md", "picture.png"):
+        (tmp_path / "docs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "docs" / name).write_text("text")
+    found = find_files(tmp_path / "docs", documents.SUFFIXES)
+    assert [path.relative_to(tmp_path / "docs").as_posix() for path in found] == ["a.md", "sub/c.TXT"]
+    # A folder that lies in a hidden one is not hidden itself.
+    assert [path.name for path in find_files(tmp_path / "docs" / ".trash", documents.SUFFIXES)] == ["b.md"]
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "b.", "c?", "d"]), min_size=1, max_size=200).map(" ".join), max_size=6))

@@ -21,7 +21,7 @@ from training.backbone import builtin_backbone, checked_backbone, resolve_model
 from training.data import InputError, RankingData
 from training.row_cache import cached_rows, text_key
 from training.student import build_student
-from training.teacher import encode_texts, open_teacher, score_pairs
+from training.teacher import encode_texts, open_teacher, query_encoder, score_pairs
 
 
 def _sentence(generator: np.random.Generator, words: int) -> str:
@@ -177,6 +177,22 @@ def test_a_damaged_shard_is_computed_again(
     counted.clear()
     encode_texts(str(bi_encoder), texts, tmp_path)
     assert counted == []
+
+
+def test_a_query_alone_gets_the_queries_prompt_and_is_not_kept(
+    bi_encoder: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = SentenceTransformer(str(bi_encoder), prompts={"query": "market falcon ", "document": "copper "})
+    model.save_pretrained(str(tmp_path / "prompted"))
+    text = " ".join(WORDS[:20])
+    encode = query_encoder(str(tmp_path / "prompted"), 12)
+    expected = encode_texts(str(tmp_path / "prompted"), [text], tmp_path / "kept", role="query", max_length=12)
+    passage = encode_texts(str(tmp_path / "prompted"), [text], tmp_path / "kept", max_length=12)
+    np.testing.assert_allclose(encode(text), expected, atol=1e-5)
+    assert np.abs(expected - passage).max() > 0.01
+    np.testing.assert_allclose(encode(text), encode(" ".join(WORDS[:15])), atol=1e-5)  # 12 tokens are read of both
+    with pytest.raises(InputError, match="has no embeddings"):
+        query_encoder(str(tiny_checkpoint))
 
 
 def test_other_weights_are_another_teacher(bi_encoder: Path, tmp_path: Path) -> None:

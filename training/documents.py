@@ -7,8 +7,9 @@ words of a domain go together, not what its people ask.
 
 import hashlib
 import re
+import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from training.data import InputError, RankingData
 
 SUFFIXES = (".md", ".markdown", ".rst", ".txt")
 PASSAGE_WORDS = 120  # about 160 tokens: what a reranker of 192 reads of it beside a query
+WORD_CHARACTERS = 10  # at least one word is counted for so many: tables and scripts without spaces have few words
 LEAST_WORDS = 15  # of a passage; less is a caption or a line of navigation
 SENTENCE_WORDS = range(5, 31)  # of a sentence that can stand as a query
 QUERY_CHARACTERS = 250  # of any query: a few words can still be a line of code that a model can't read whole
@@ -36,16 +38,14 @@ class Section:
 
 
 def load_documents(folder: Path) -> RankingData:
-    """Ranking data made from all Markdown, reStructuredText and plain text files of a folder and its subfolders.
+    """Ranking data made from the Markdown, reStructuredText and plain text files of a folder: see `find_files`.
 
     Passages of at most about 120 words that keep to a section; queries as the module says; a heading that comes more
     than once asks for nothing. The choice of sentences depends on the text alone. Splits stay to be made.
 
     Raises InputError for a folder that is not there, a file that is not UTF-8, or fewer than 30 queries.
     """
-    if not folder.is_dir():
-        raise InputError(f"documents {str(folder)!r}: no such folder; give one with {', '.join(SUFFIXES)} files")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = find_files(folder, SUFFIXES)
     sections = [(path.relative_to(folder).as_posix(), section) for path in files for section in read_sections(path)]
     headings = Counter(section.heading.casefold() for _, section in sections)
     queries: dict[str, str] = {}
@@ -79,6 +79,22 @@ def load_documents(folder: Path) -> RankingData:
         )
     empty: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     return RankingData(folder.resolve().name, queries, passages, judgments, {}, empty, "the documents' own")
+
+
+def find_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of a folder and its subfolders with one of these suffixes, sorted; nothing whose name starts with a dot.
+
+    Raises InputError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"documents {str(folder)!r}: no such folder; give one with {', '.join(suffixes)} files")
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 def read_sections(path: Path) -> Iterator[Section]:
@@ -116,18 +132,43 @@ def read_sections(path: Path) -> Iterator[Section]:
     yield Section(heading, paragraphs)
 
 
-def cut_passages(paragraphs: list[str]) -> Iterator[str]:
-    """Paragraphs joined up to 120 words, longer ones cut between sentences; passages below 15 words are left out."""
-    parts = [part for text in paragraphs for part in (sentences(text) if len(text.split()) > PASSAGE_WORDS else [text])]
+def cut_passages(paragraphs: list[str], least_words: int | None = None) -> Iterator[str]:
+    """Paragraphs joined up to 120 words; longer ones are cut between sentences, longer sentences between words.
+
+    Passages below `least_words`, by default 15, are left out.
+    """
+    least = LEAST_WORDS if least_words is None else least_words
+    parts = [part for text in paragraphs for part in cut_paragraph(text)]
     current: list[str] = []
     for part in [*parts, None]:
-        size = sum(len(text.split()) for text in current)
-        if part is None or (current and size + len(part.split()) > PASSAGE_WORDS):
-            if size >= LEAST_WORDS:
+        size = sum(map(count_words, current))
+        if part is None or (current and size + count_words(part) > PASSAGE_WORDS):
+            if size >= least:
                 yield " ".join(current)
             current = []
         if part is not None:
             current.append(part)
+
+
+def cut_paragraph(text: str) -> list[str]:
+    """A paragraph as it is, or in sentences where it is too long for a passage, the longest of them in pieces."""
+    if count_words(text) <= PASSAGE_WORDS:
+        return [text]
+    width = PASSAGE_WORDS * (WORD_CHARACTERS // 2)
+    return [
+        piece
+        for sentence in sentences(text)
+        for piece in (
+            textwrap.wrap(sentence, width, break_on_hyphens=False)
+            if count_words(sentence) > PASSAGE_WORDS
+            else [sentence]
+        )
+    ]
+
+
+def count_words(text: str) -> int:
+    """Words between white space, or one for every ten characters where that is more."""
+    return max(len(text.split()), len(text) // WORD_CHARACTERS)
 
 
 def spare_sentence(passage: str) -> tuple[str, str]:

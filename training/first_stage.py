@@ -1,6 +1,6 @@
 """The first stage: BM25 over the whole corpus finds the candidates that a reranker puts in order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import bm25s
 import numpy as np
@@ -35,19 +35,31 @@ def bm25_run(
         return {}
 
     passage_ids = np.array(sorted(data.passages), dtype=object)
-    corpus = _tokenize([data.passages[passage_id] for passage_id in passage_ids])
+    index = bm25_index([data.passages[passage_id] for passage_id in passage_ids], data.name, k1, b)
+    run = {}
+    for query_id in tqdm(wanted, desc="BM25", unit="query"):
+        found = bm25_search(index, data.queries[query_id], depth)
+        run[query_id] = {passage_ids[i]: score for i, score in found.items()}
+    return run
+
+
+def bm25_index(passages: Sequence[str], name: str, k1: float = K1, b: float = B) -> bm25s.BM25:
+    """An index of texts, in memory. Raises InputError, with the corpus's `name`, where no word is left in them."""
+    corpus = _tokenize(passages)
     if not any(corpus):
-        raise InputError(f"{data.name}: BM25 finds no word in {len(corpus)} passages; check the text of the corpus")
+        raise InputError(f"{name}: BM25 finds no word in {len(corpus)} passages; check the text of the corpus")
     index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy")
     index.index(corpus, show_progress=False)
+    return index
 
-    run = {}
-    questions = _tokenize([data.queries[query_id] for query_id in wanted])
-    for query_id, words in tqdm(zip(wanted, questions, strict=True), total=len(wanted), desc="BM25", unit="query"):
-        known = [word for word in words if word in index.vocab_dict]
-        scores = index.get_scores(known) if known else np.zeros(len(passage_ids), dtype=np.float32)
-        run[query_id] = {passage_ids[i]: float(scores[i]) for i in _best(scores, depth)}
-    return run
+
+def bm25_search(index: bm25s.BM25, query: str, depth: int) -> dict[int, float]:
+    """Position of a passage -> BM25 score, best first, equal scores in the order of the passages; as `bm25_run`."""
+    known = [word for word in _tokenize([query])[0] if word in index.vocab_dict]
+    if not known:
+        return {}
+    scores = index.get_scores(known)
+    return {int(i): float(scores[i]) for i in _best(scores, depth)}
 
 
 def bm25_candidates(data: RankingData, query_ids: Iterable[str], depth: int = 50) -> dict[str, list[str]]:
@@ -55,8 +67,8 @@ def bm25_candidates(data: RankingData, query_ids: Iterable[str], depth: int = 50
     return {query_id: list(scores) for query_id, scores in bm25_run(data, query_ids, depth).items()}
 
 
-def _tokenize(texts: list[str]) -> list[list[str]]:
-    return bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+def _tokenize(texts: Sequence[str]) -> list[list[str]]:
+    return bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
 
 
 def _best(scores: np.ndarray, depth: int) -> np.ndarray:

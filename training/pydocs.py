@@ -115,7 +115,7 @@ def load_pydocs(packages: Mapping[str, Sequence[str]] = PACKAGES) -> RankingData
 
     Raises InputError when a package is not installed, because a corpus without it is another corpus.
     """
-    files = [(split, package, _sources(package)) for split, names in packages.items() for package in names]
+    files = [(split, package, modules_of(package)) for split, names in packages.items() for package in names]
     data = RankingData("pydocs", {}, {}, {}, {}, {"train": [], "dev": [], "test": []}, LICENCE)
     seen_queries: set[str] = set()
     seen_passages: set[str] = set()
@@ -218,8 +218,8 @@ def _without_doctests(first: str, lines: list[str]) -> str:
     return " ".join(kept)
 
 
-def _sources(package: str) -> list[tuple[str, Path]]:
-    """List (dotted module name, file) of a package, sorted by module name."""
+def modules_of(package: str) -> list[tuple[str, Path]]:
+    """List (dotted module name, file) of a package, sorted by module name; InputError when it is not installed."""
     if package == STANDARD_LIBRARY:
         root = Path(sysconfig.get_paths()["stdlib"])
         names = sorted(sys.stdlib_module_names - SKIPPED_STANDARD_MODULES)

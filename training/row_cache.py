@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 
 KEY_BYTES = 16
 TEMPORARY_SUFFIX = ".tmp"
+LOCK = ".lock"
 
 # Given positions whose rows are missing: yields (positions, rows of shape (len(positions), width)).
 Compute = Callable[[list[int]], Iterable[tuple[list[int], np.ndarray]]]
@@ -46,15 +48,22 @@ def cached_rows(folder: Path, keys: Sequence[bytes], compute: Compute) -> np.nda
     """
     if not keys:
         return np.zeros((0, 0), dtype=np.float32)
+    with alone_in(folder):
+        return _fill(folder, keys, compute)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make the folder and be the one process that works on it; others wait, and say so on standard error."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         print(f"waiting for another process that fills {folder}", file=sys.stderr)
         lock.acquire()
     try:
-        return _fill(folder, keys, compute)
+        yield
     finally:
         lock.release()
 

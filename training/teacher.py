@@ -6,7 +6,7 @@ goes on where it stopped.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,10 +128,25 @@ def encode_texts(
     Each distinct text is encoded once. `role` picks the model's own prompt for queries or passages, if it has
     one. Raises InputError when the teacher is not a bi-encoder.
     """
+    return _encode(open_bi_encoder(teacher, max_length), texts, cache, role, max_length)
+
+
+def open_bi_encoder(teacher: str, max_length: int = MAX_LENGTH) -> Teacher:
+    """As `open_teacher`, of a bi-encoder; raises InputError for anything else."""
     opened = open_teacher(teacher, max_length)
     if opened.kind != "bi-encoder":
         raise InputError(f"teacher {teacher!r} ({opened.kind}) has no embeddings: pass a bi-encoder or `{BUILTIN}`")
-    return _encode(opened, texts, cache, role, max_length)
+    return opened
+
+
+def query_encoder(teacher: str, max_length: int = MAX_LENGTH) -> Callable[[str], np.ndarray]:
+    """A bi-encoder, loaded once: a query to its embedding (1, dimension) float32 of norm 1; nothing is kept on disk."""
+    model = _load_bi_encoder(open_bi_encoder(teacher, max_length).path, max_length)
+
+    def encode(query: str) -> np.ndarray:
+        return model.encode_query([query], normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
+
+    return encode
 
 
 def _encode(teacher: Teacher, texts: Sequence[str], cache: Path, role: Role, max_length: int) -> np.ndarray:
