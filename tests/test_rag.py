@@ -29,7 +29,7 @@ def test_fusion_by_hand() -> None:
     # a: 1/61 + 1/62, c: 1/63 + 1/61, b: 1/62, d: 1/63
     assert list(fused) == ["a", "c", "b", "d"]
     assert fused == pytest.approx({"a": 0.0325225, "c": 0.0322665, "b": 0.0161290, "d": 0.0158730}, abs=1e-7)
-    assert list(fuse([["a", "b"], ["c", "d"]])) == ["a", "c", "b", "d"]  # equal sums: the first ranking leads
+    assert list(fuse([["d", "b"], ["c", "a"]])) == ["d", "c", "b", "a"]  # equal sums: the first ranking leads
 
 
 rankings = st.lists(st.lists(st.integers(0, 12), unique=True, max_size=10), min_size=1, max_size=4)
