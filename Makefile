@@ -37,7 +37,7 @@ finetune: $(INSTALLED)
 	$(BIN)/python -m recipes.finetune $(ARGS)
 
 test: $(INSTALLED) $(BULK)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m recipes.benchmark $(ARGS)

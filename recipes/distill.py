@@ -60,7 +60,7 @@ def run(config: DistillConfig, shared: TrainingConfig, command: str) -> None:
 
     say(f"3/7 student: {config.tier} from {config.base}")
     workspace = stages.make_workspace(plain(config, shared), shared.cache, data, examples)
-    start = make_start(config.base, tier, examples.texts, workspace / "start", shared.seed)
+    start = make_start(config.base, tier, examples.texts, workspace / "start", shared.seed, shared.layers)
     say(f"    {start}")
 
     say("4/7 training")

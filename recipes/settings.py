@@ -21,6 +21,7 @@ class TrainingConfig:
         "what ranking below the first stage leads to: refuse (exit 1), or report (publish and say so in the card)",
         choices=["refuse", "report"],
     )
+    layers: list[int] = setting(None, "layers of the base to keep, counted from 0; all by default", nargs="+")
     limit: int | None = setting(None, "training queries; by default the tier's")
     dev_queries: int = setting(100, "dev queries that choose the checkpoint, calibrate and quantize")
     test_queries: int = setting(400, "held-out queries to measure on")

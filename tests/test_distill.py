@@ -112,6 +112,19 @@ def test_an_artifact_as_a_base_is_the_checkpoint_beside_it(distil: Callable[...,
         resolve_model(str(output))
 
 
+def test_layers_of_the_base_are_chosen(
+    distil: Callable[..., int], calm_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    distil(tmp_path / "tiny", "--layers", "1")
+    (start,) = (tmp_path / "cache/runs").glob("*/start/model.safetensors")
+    kept, base = load_file(start), load_file(calm_checkpoint / "model.safetensors")
+    name = "bert.encoder.layer.{}.output.dense.weight"
+    assert torch.equal(kept[name.format(0)], base[name.format(1)])
+    assert name.format(1) not in kept
+    assert distil(tmp_path / "other", "--layers", "2") == 2
+    assert "layers [2] of base" in capsys.readouterr().err
+
+
 def test_a_base_that_changed_in_place_is_trained_anew(
     distil: Callable[..., int], calm_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import WORDS, write_lines
 from flashranker import Reranker
 
 from recipes.rivals import Model
@@ -25,6 +26,24 @@ def test_shares_are_of_the_same_turn(tiny_artifact: Path) -> None:
     assert speeds["share"]["median"] == speeds["server"]["median"] / speeds["library"]["median"]
     # A request of three words' worth of work is mostly its way there and back.
     assert 0 < speeds["share"]["median"] < 1
+
+
+def test_a_run_ends_in_its_file(tmp_path: Path) -> None:
+    words = [{"id": f"p{i}", "text": " ".join(WORDS[i % 20 : i % 20 + 9])} for i in range(100)]
+    folder, output = tmp_path / "corpus", tmp_path / "speed.json"
+    folder.mkdir()
+    write_lines(folder / "corpus.jsonl", words)
+    write_lines(folder / "queries.jsonl", [{"id": f"q{i}", "text": f"{WORDS[i]} {WORDS[i + 1]}"} for i in range(8)])
+    (folder / "qrels.test.tsv").write_text("query\tpassage\tgrade\n" + "".join(f"q{i}\tp{i}\t1\n" for i in range(8)))
+    settings = {
+        "models": "nano", "clients": 2, "passages": 3, "requests": 2, "turns": 2, "threads": 1, "data": folder,
+        "cache": tmp_path, "output": output,
+    }  # fmt: skip
+    assert main([part for name, value in settings.items() for part in (f"--{name}", str(value))]) == 0
+    ((name, speeds),) = json.loads(output.read_text(encoding="utf-8"))["requests per second"].items()
+    assert name == "nano"
+    for found in speeds.values():
+        assert 0 < found["low"] <= found["median"] <= found["high"]
 
 
 @pytest.mark.parametrize(

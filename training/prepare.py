@@ -135,10 +135,13 @@ def make_examples(
     return Examples(as_dataset(ordered), digest, texts, teacher is not None)
 
 
-def make_start(base: str, tier: Tier, texts: Sequence[str], destination: Path, seed: int) -> str:
+def make_start(
+    base: str, tier: Tier, texts: Sequence[str], destination: Path, seed: int, layers: Sequence[int] | None = None
+) -> str:
     """Write the untrained student into `destination` and say in a sentence how it was made; `texts` are its domain's.
 
-    From the built-in backbone nano is a projection; every other student keeps the width of its base.
+    From the built-in backbone nano is a projection; every other student keeps the width of its base. `layers` of the
+    base are kept, by default all, or of a projection the first ones. Raises InputError for one that is not there.
     """
     if base == BUILTIN and tier.projected:
         projected = destination.with_name("projected")
@@ -147,13 +150,14 @@ def make_start(base: str, tier: Tier, texts: Sequence[str], destination: Path, s
             projected,
             texts[:PROJECTION_TEXTS],
             width=tier.width,
-            layers=tuple(range(tier.layers)),
+            layers=tuple(layers or range(tier.layers)),
             seed=seed,
         )
         build_student(str(projected), destination, texts=texts, similar=True, seed=seed)
         explained = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-        return f"{tier.layers} layers of width {tier.width} projected from {base} in closed form (R2: {explained})"
-    return build_student(base, destination, texts=texts, seed=seed)
+        depth = len(layers or range(tier.layers))
+        return f"{depth} layers of width {tier.width} projected from {base} in closed form (R2: {explained})"
+    return build_student(base, destination, texts=texts, layers=layers, seed=seed)
 
 
 def make_neighbourhoods(data: RankingData, *, queries: int, size: int, seed: int) -> Dataset:
