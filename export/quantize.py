@@ -66,6 +66,9 @@ def quantize_int8(
     if len(calibration) != len(query_ids):
         raise ValueError(f"{len(calibration)} pairs, {len(query_ids)} query ids: expected one id for each pair")
     model = onnx.load(fp32)
+    # The runtime makes token types for every tokenizer; many architectures have no such input.
+    taken = {value.name for value in model.graph.input}
+    calibration = [{name: value for name, value in pair.items() if name in taken} for pair in calibration]
     observing, trial = split(model, calibration, query_ids)
     tried: list[dict[str, Any]] = []
     best: list[tuple[dict[str, Any], onnx.ModelProto]] = []

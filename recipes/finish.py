@@ -19,7 +19,7 @@ from training.train import TrainingResult
 def finish(
     exported: Exported,
     measured: Measured,
-    trained: TrainingResult,
+    trained: TrainingResult | None,
     output: Path,
     *,
     summary: str,
@@ -55,13 +55,13 @@ def finish(
     write_report(
         report,
         ReportContent(
-            title=f"{output.name}: {lineage['data']['name']}, {manifest.tier}",
+            title=f"{output.name}: {lineage.get('data', lineage['measured on'])['name']}, {manifest.tier}",
             summary=summary,
             notices=notices,
             metrics=measured.metrics,
             gates=manifest.gates,
-            loss=trained.loss,
-            dev_quality={"MRR@10": trained.dev_quality},
+            loss=trained.loss if trained else [],
+            dev_quality={"MRR@10": trained.dev_quality} if trained else {},
             logits=measured.logits,
             labels=measured.grades,
             calibration=exported.calibration,
@@ -76,7 +76,7 @@ def finish(
     kept = checkpoint_of(output)
     copied = kept.with_name(f".{kept.name}.tmp")
     shutil.rmtree(copied, ignore_errors=True)
-    shutil.copytree(trained.checkpoint, copied)
+    shutil.copytree(exported.checkpoint, copied)
     publish(exported.int8, output, allow={gate.name for gate in worse} if allow_worse else frozenset())
     shutil.rmtree(kept, ignore_errors=True)
     os.replace(copied, kept)

@@ -153,7 +153,7 @@ def export(
 
 def measure(
     exported: Exported,
-    trained: TrainingResult,
+    trained: TrainingResult | None,
     held: Held,
     others: Mapping[str, Run],
     limit_megabytes: float,
@@ -162,7 +162,7 @@ def measure(
     """Score the held-out candidates by PyTorch and by int8, some of them by fp32 ONNX too, and judge.
 
     `others` are runs on the same candidates to be shown beside: the "teacher"; or a "base", which the student may not
-    be worse than.
+    be worse than. Without a training there is no start to compare with.
     Both ONNX models run through the shipped runtime. fp32 scores about `parity_queries` of the queries, evenly spread.
     """
     some, requests, ranker = some_of(held, parity_queries), requests_of(held), Reranker(exported.int8)
@@ -238,7 +238,9 @@ def as_run(candidates: Candidates, logits: list[np.ndarray]) -> Run:
     return run_from_scores(candidates, {q: next(parts) if ids else np.empty(0) for q, ids in candidates.items()})
 
 
-def quality_gates(runs: Mapping[str, Run], judgments: Any, trained: TrainingResult, dev_queries: int) -> list[Gate]:
+def quality_gates(
+    runs: Mapping[str, Run], judgments: Any, trained: TrainingResult | None, dev_queries: int
+) -> list[Gate]:
     """int8 against the first stage and the student against a base, on held-out queries; against its start, on dev.
 
     The base is compared in PyTorch, as both are trained: what int8 costs has its own gate.
@@ -250,7 +252,8 @@ def quality_gates(runs: Mapping[str, Run], judgments: Any, trained: TrainingResu
             ours, theirs = (evaluate(runs[one], judged, (name,))[name] for one in (stage, other))
             compared = paired_bootstrap(ours, theirs)
             gates.append(quality_gate(f"{stage} - {other}, {name}", compared.difference, compared.low, compared.high))
-    gates.append(start_gate(trained.dev_quality[0][1], trained.best, dev_queries))
+    if trained:
+        gates.append(start_gate(trained.dev_quality[0][1], trained.best, dev_queries))
     return gates
 
 

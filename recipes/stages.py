@@ -131,11 +131,16 @@ def lineage(
         "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
         "measured on": {"name": tests.data.name, "licence": tests.data.licence},
         "languages": list(languages or ["en"]),
-        "run": {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()},
+        "run": spent(began),
     }
     if teacher:
         found["teacher"] = {"name": teacher, "licence": licence(teacher)}
     return found
+
+
+def spent(began: float) -> dict[str, float]:
+    """What a run has taken since `began`, by `time.monotonic`, for the manifest."""
+    return {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()}
 
 
 def licence(model: str) -> str:

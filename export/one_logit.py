@@ -1,0 +1,93 @@
+"""A stock classifier as a reranker of one logit, or a refusal before any work is done."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from export.to_onnx import ExportError
+
+# What was exported, quantized and compared with PyTorch in a test; "similarity_ranker" is this project's own.
+ARCHITECTURES = (
+    "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "similarity_ranker",
+    "xlm-roberta",
+)  # fmt: skip
+POSITIVE = 1  # of two labels, that which means relevant, as in every set of sentence pairs
+
+
+def check_architecture(folder: Path) -> PretrainedConfig:
+    """The configuration of a model that can become an artifact; nothing is loaded.
+
+    Raises:
+        ExportError: no sequence classifier, another architecture, more than two labels, or no fast tokenizer.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ExportError(
+            f"{folder} can't be read as a model ({_line(error)}): expected a Hugging Face folder"
+        ) from None
+    if config.model_type not in ARCHITECTURES:
+        raise ExportError(f"{folder} is a {config.model_type}, expected one of {', '.join(ARCHITECTURES)}")
+    heads = [str(name) for name in config.architectures or []]
+    if not any(name.endswith(("ForSequenceClassification", "SimilarityRanker")) for name in heads):
+        raise ExportError(
+            f"{folder} has {', '.join(heads) or 'no architecture'}, expected a sequence classifier: train a head for "
+            "it by recipes.distill or recipes.finetune, with --base"
+        )
+    if config.num_labels > 2:
+        raise ExportError(f"{folder} has {config.num_labels} labels, expected 1, or 2 of which one means relevant")
+    if not tokenizer.is_fast:
+        raise ExportError(f"{type(tokenizer).__name__} has no tokenizer.json: convert it to a fast tokenizer first")
+    return config
+
+
+def load_one_logit(folder: Path) -> PreTrainedModel:
+    """The classifier in float32 with one logit: its own, or of two labels the difference.
+
+    The softmax of two logits is the sigmoid of their difference, so the probability of relevance stays what it was.
+
+    Raises:
+        ExportError: as `check_architecture`, or the weights can't be read or lack the head.
+    """
+    config = check_architecture(folder)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, trust_remote_code=False, output_loading_info=True, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ExportError(f"{folder} has no weights that can be read ({_line(error)}): download it again") from None
+    if missing := sorted(report["missing_keys"]):
+        raise ExportError(f"{folder} lacks the weights {missing[0]} (of {len(missing)}): it would rank at random")
+    if config.num_labels == 2:
+        subtract_labels(model)
+    return model.eval()
+
+
+def subtract_labels(model: PreTrainedModel) -> None:
+    """Put one output, relevant minus not relevant, for the two of the model's last linear layer."""
+    ends = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part.out_features == 2]
+    if len(ends) != 1:
+        raise ExportError(f"{type(model).__name__} has {len(ends)} layers of two outputs, expected its head alone")
+    old = model.get_submodule(ends[0])
+    assert isinstance(old, nn.Linear)
+    new = nn.Linear(old.in_features, 1, bias=old.bias is not None)
+    with torch.no_grad():
+        new.weight.copy_(old.weight[POSITIVE] - old.weight[1 - POSITIVE])
+        if old.bias is not None:
+            new.bias.copy_(old.bias[POSITIVE : POSITIVE + 1] - old.bias[1 - POSITIVE : 2 - POSITIVE])
+    model.set_submodule(ends[0], new)
+    model.config.num_labels = 1
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
