@@ -13,6 +13,8 @@ from test_export_architectures import make_classifier
 from export.parity import encode_requests, torch_logits
 from export.to_onnx import load_checkpoint
 from recipes.export import main
+from training.metrics import summarise
+from training.prepare import first_stage_run, held_out, load_source
 
 
 def options(corpus: Path, tmp_path: Path, output: Path, **more: object) -> list[str]:
@@ -34,6 +36,9 @@ def test_a_classifier_becomes_an_artifact_and_says_where_it_stands(tmp_path: Pat
     assert any("Below its first stage" in notice for notice in manifest.notices)
     assert manifest.lineage["base"]["name"] == str(source)
     assert "data" not in manifest.lineage
+    tests = held_out(load_source(str(corpus), False, False), "test", 200, 12, 0)
+    expected_bm25 = summarise(first_stage_run(tests.candidates), {q: tests.data.judgments[q] for q in tests.candidates})
+    assert manifest.metrics["first stage"]["MRR@10"]["mean"] == expected_bm25["MRR@10"]["mean"]
     requests = [("river", [" ".join(WORDS[i : i + 8]) for i in range(12)])]
     checkpoint = tmp_path / "mine.checkpoint"
     (expected,) = torch_logits(load_checkpoint(checkpoint), encode_requests(output, requests, 32), progress=False)
