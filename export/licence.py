@@ -14,7 +14,7 @@ WORDS: dict[Kind, str] = {
     "no derivatives": r"\bnd\b|no.?derivatives",
     "non-commercial": r"\bnc\b|non.?commercial|\bresearch\b",
     "share-alike": r"\bsa\b|share.?alike|\b[al]?gpl|\bodbl\b|\bgnu\b",
-    "open": r"\b(apache|mit|bsd|isc|psf|cc0|cc.by|unlicense|public.domain|cdla.permissive|odc.by)\b",
+    "open": r"\b(open|apache|mit|bsd|isc|psf|cc0|cc.by|unlicense|public.domain|cdla.permissive|odc.by)\b",
 }
 PARTS = ("base", "teacher", "data")
 # Its own terms, which copies of it seldom carry along.
@@ -52,12 +52,15 @@ def objections(lineage: Mapping[str, Any], licence: str) -> list[str]:
         stated = licence_of(lineage, part)
         kind, what = licence_kind(stated), f"{part} {_name(lineage, part)!r} ({stated or 'no licence stated'})"
         if kind == "unknown":
-            found.append(f"{what}: look its licence up, and say it with --stated {part}=LICENCE")
+            found.append(
+                f"{what}: look its licence up, and say it with --stated {part}=LICENCE, or 'LICENCE, open' where its "
+                "name is not known here and it allows yours"
+            )
         elif kind == "no derivatives":
             found.append(f"{what} allows no derived works: keep the model to yourself")
         elif kind == "non-commercial" and wanted != "non-commercial":
             found.append(f"{what} is for non-commercial use or research: publish as such, --licence cc-by-nc-4.0")
-        elif kind == "share-alike" and wanted not in ("share-alike", "non-commercial"):
+        elif kind == "share-alike" and _family(stated) != _family(licence):
             found.append(f"{what} asks for the same licence again: publish under it, not {licence or 'none'}")
     return found
 
@@ -71,6 +74,11 @@ def card_licence(lineage: Mapping[str, Any]) -> str:
     base = stated.get("base", "")
     is_open = all(licence_kind(one) == "open" for one in stated.values())
     return base.lower() if is_open and re.fullmatch(r"[\w.-]+", base) else "other"
+
+
+def _family(licence: str) -> str:
+    """A licence's name without its version and punctuation: later versions of a share-alike licence take over."""
+    return re.sub(r"[^a-z]", "", licence.lower())
 
 
 def _name(lineage: Mapping[str, Any], part: str) -> str:

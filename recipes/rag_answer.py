@@ -108,7 +108,7 @@ def cited_numbers(answer: str, count: int) -> tuple[list[int], list[int]]:
 def _json(response: requests.Response) -> Any:
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -125,6 +125,7 @@ def test_the_endpoint_is_asked_and_its_sources_are_named(
         (404, b'{"error": "no model small-one"}', "answered 404 Not Found (no model small-one): check --endpoint"),
         (302, b"", "answered 302 Found (no more): check --endpoint"),
         (200, b"garbage KEY", "answered without a text in choices[0].message.content"),
+        (200, b"[" * 200_000, "answered without a text in choices[0].message.content"),
         (200, b'{"choices": []}', "answered without a text"),
         (200, b'{"choices": [{"message": {"content": null}}]}', "answered without a text"),
         (200, b"[1]", "answered without a text"),

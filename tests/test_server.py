@@ -82,6 +82,8 @@ def test_each_shape_is_answered_in_its_own_words(url: str, models: dict[str, Any
     assert tei[0] == {"index": best.index, "score": best.score, **text}
     assert len(tei) == len(TEXTS)
     assert post(url, {"query": QUERY, "texts": []}).json() == []
+    (lone,) = post(url, {"query": QUERY, "texts": ["\ud800 list"], "return_text": True}).json()
+    assert lone["text"] == "\ufffd list"
     long = post(url, {"query": QUERY, "documents": ["list " * 70, "list"]}).json()["usage"]["total_tokens"]
     assert long == models["tiny"].max_length + models["tiny"].count_tokens(QUERY, ["list"])[0]
     cascade = post(url, {"model": "both", "query": QUERY, "documents": TEXTS}).json()["results"]
@@ -118,6 +120,8 @@ def test_callers_at_the_same_time_get_the_bits_of_one_alone(url: str, models: di
         ([], 422, "the body is of type list"),
         ({"query": QUERY}, 422, "expected 'query' with 'documents'"),
         ({"query": QUERY, "texts": [], "documents": []}, 422, "expected 'query' with 'documents'"),
+        ({f"field {i}": 0 for i in range(999)}, 422, "expected 'query' with 'documents'"),
+        ({"query": QUERY, "documents": TEXTS, "top_n": "x" * 9999}, 422, "top_n is 'xxx"),
         ({"query": QUERY, "documents": "text"}, 422, "documents is of type str, expected a list"),
         ({"query": QUERY, "documents": [{"image": "x"}]}, 422, 'passage 0 has no "text"'),
         ({"query": " ", "documents": TEXTS}, 422, "the query is empty"),
@@ -140,13 +144,16 @@ def test_a_bad_request_is_told_what_is_wrong(url: str, body: Any, status: int, m
     assert response.status_code == status
     error = response.json()
     assert message in error["message"]
+    assert len(error["message"]) < 400
     assert error["message"] == error["detail"] == error["error"]
     assert error["error_type"] == "Validation"
 
 
 def test_other_methods_paths_and_types_are_refused(url: str) -> None:
-    assert httpx.get(f"{url}/rerank").status_code == 405
-    assert httpx.get(f"{url}/v3/rerank").status_code == 404
+    for path, status in (("/rerank", 405), ("/v3/rerank", 404), ("/rerank/", 404)):
+        answer = httpx.get(f"{url}{path}")
+        assert answer.status_code == status
+        assert answer.json()["message"].startswith(f"GET {path}: ")
     # What a page of another site can send without being asked whether it may.
     plain = httpx.post(f"{url}/rerank", content=json.dumps({"query": QUERY, "texts": TEXTS}))
     assert plain.status_code == 415
@@ -225,7 +232,7 @@ def test_keys_are_asked_for_and_never_logged(models: dict[str, Any], caplog: pyt
     caplog.set_level(logging.DEBUG)
     body = {"query": QUERY, "texts": TEXTS}
     with serving(models, keys=["another-key-of-the-list", KEY]) as url:
-        for headers in ({}, {"Authorization": f"Bearer {KEY[:-1]}"}, {"Authorization": KEY[::-1]}):
+        for headers in ({}, {"Authorization": f"Bearer {KEY[:-1]}"}, {"Authorization": KEY}):
             refused = post(url, body, **headers)
             assert refused.status_code == 401
             assert refused.headers["WWW-Authenticate"] == "Bearer"
@@ -233,14 +240,14 @@ def test_keys_are_asked_for_and_never_logged(models: dict[str, Any], caplog: pyt
                 401,
                 401,
             ]
-        assert post(url, body, Authorization=f"Bearer {KEY}").status_code == 200
+        assert post(url, body, Authorization=f"bearer  {KEY}").status_code == 200
         assert httpx.get(f"{url}/info", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
         assert httpx.get(f"{url}/health").json() == {"status": "ok"}
     log = [record.getMessage() for record in caplog.records if record.name == "flashranker.server"]
     assert [line.split(" ms")[0].rsplit(" ", 1)[0] for line in log] == [
         *["/rerank 401, model -, 0 passages,"] * 3, "/rerank 200, model tiny, 5 passages,"
     ]  # fmt: skip
-    assert not any(secret in caplog.text for secret in (KEY, KEY[:-1], KEY[::-1], *TEXTS))
+    assert not any(secret in caplog.text for secret in (KEY, KEY[:-1], *TEXTS))
 
 
 def test_what_was_served_is_counted_and_described(models: dict[str, Any], tiny_artifact: Path) -> None:

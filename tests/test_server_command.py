@@ -105,6 +105,8 @@ def test_it_refuses_what_it_cannot_serve_in_one_line(tiny_artifact: Path, tmp_pa
     assert "key 2 of 2 is not 16 or more printable ASCII characters" in line
     assert "hunter2" not in line
     assert "holds no key" in refused(tiny_artifact, "--api-keys", empty)
+    assert "$FLASHRANKER_API_KEYS holds no key" in refused(tiny_artifact, FLASHRANKER_API_KEYS=" , ")
+    assert "--keep 3 without a cascade" in refused(tiny_artifact, "--keep", 3)
     assert "No such file" in refused(tiny_artifact, "--api-keys", tmp_path / "none")
     assert "two models are called 'tiny'" in refused(tiny_artifact, tiny_artifact)
     assert "none" in refused(tmp_path / "none")

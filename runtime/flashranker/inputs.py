@@ -54,7 +54,7 @@ def check_count(value: Any, name: str, low: int, high: int | None = None) -> int
     except TypeError:
         count = None
     if count is None or count < low or (high is not None and count > high):
-        raise InputError(f"{name} is {value!r}, expected {bounds}: change it or leave it out")
+        raise InputError(f"{name} is {value!r:.60}, expected {bounds}: change it or leave it out")
     return count
 
 

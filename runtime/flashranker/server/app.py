@@ -16,6 +16,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -76,7 +77,16 @@ def make_app(models: Mapping[str, Ranker], limits: Limits, keys: Sequence[str] =
         Route("/metrics", server.count),
         *(Route(path, partial(page, *file)) for path, file in PAGE.items()),
     ]
-    return Starlette(routes=routes, lifespan=server.lifespan)
+    app = Starlette(routes=routes, lifespan=server.lifespan, exception_handlers={HTTPException: unrouted})
+    app.router.redirect_slashes = False
+    return app
+
+
+async def unrouted(request: Request, error: Exception) -> Response:
+    """The answer to a path or method that is not served, in the words of all other errors."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path[:100]}: {error.detail}; POST to {', '.join(RERANK_PATHS)}"
+    return JSONResponse(write_error(message, "Validation"), error.status_code, error.headers)
 
 
 async def page(name: str, kind: str, request: Request) -> Response:
@@ -143,8 +153,8 @@ class Server:
             return JSONResponse(write_error("the server failed on this request; its log says how", "Backend"), 500)
 
     def _authorize(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        digest = hashlib.sha256(given).digest()
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(given.strip().encode() if scheme.lower() == "bearer" else b"").digest()
         # Every key is compared, each in constant time: how long it takes says nothing of which was close.
         allowed = [hmac.compare_digest(digest, key) for key in self.keys]
         if self.keys and not any(allowed):

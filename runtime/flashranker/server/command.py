@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from flashranker.cascade import Cascade
 from flashranker.errors import InputError
 from flashranker.framework import not_installed
 from flashranker.inputs import check_count
@@ -34,10 +35,13 @@ def serve(arguments: argparse.Namespace, open_model: Callable[[str], Ranker]) ->
     """
     limits, keys = read_limits(arguments), read_keys(arguments.api_keys)
     models = open_models(arguments.models, open_model)
+    if arguments.keep is not None and not any(isinstance(one, Cascade) for one in models.values()):
+        raise InputError(f"--keep {arguments.keep} without a cascade MODEL,MODEL: leave it out")
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("flashranker.server").setLevel(logging.INFO)
     with listen(arguments.host, arguments.port) as listener:
-        address = f"http://{arguments.host}:{listener.getsockname()[1]}"
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        address = f"http://{host}:{listener.getsockname()[1]}"
         print(f"{', '.join(models)} at {address}; Ctrl-C stops it", flush=True)
         if not keys and arguments.host not in ("127.0.0.1", "localhost", "::1"):
             print(f"warning: {arguments.host} may be open to others, and no API key is asked for", file=sys.stderr)
@@ -84,16 +88,17 @@ def read_keys(file: str | None) -> list[str]:
     Raises InputError for a key of less than 16 characters, one that no header can carry, or a file without any.
     """
     if file is None:
-        keys = [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]
-        where = f"${KEYS_VARIABLE}"
+        given = os.environ.get(KEYS_VARIABLE, "")
+        keys, where = [key.strip() for key in given.split(",") if key.strip()], f"${KEYS_VARIABLE}"
     else:
         try:
             lines = Path(file).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
             raise InputError(f"--api-keys {file} is not UTF-8, expected a key a line") from None
+        given = file
         keys, where = [line.strip() for line in lines if line.strip()], f"--api-keys {file}"
-        if not keys:
-            raise InputError(f"{where} holds no key, expected one a line: leave the option out to ask for none")
+    if given and not keys:
+        raise InputError(f"{where} holds no key, expected one or more: leave it out to ask for none")
     for number, key in enumerate(keys, start=1):
         # Never the key itself: this line ends in a log.
         if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:

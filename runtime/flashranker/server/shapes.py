@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flashranker.errors import InputError
-from flashranker.inputs import check_count
+from flashranker.inputs import check_count, encodable
 from flashranker.reranker import Hit
 
 Shape = Literal["rerank", "tei"]
@@ -38,8 +38,8 @@ def read_wanted(body: Any, path: str) -> Wanted:
     names = [name for name in ("documents", "texts") if name in body]
     if "query" not in body or len(names) != 1:
         raise InputError(
-            f"the body has {', '.join(map(repr, body)) or 'no fields'}, expected 'query' with 'documents' (Cohere, "
-            "Jina) or with 'texts' (text-embeddings-inference)"
+            f"the body has {', '.join(map(repr, body))[:100] or 'no fields'}, expected 'query' with 'documents' "
+            "(Cohere, Jina) or with 'texts' (text-embeddings-inference)"
         )
     passages = body[names[0]]
     if not isinstance(passages, list):
@@ -90,8 +90,8 @@ def write_error(message: str, kind: str) -> dict[str, str]:
 
 
 def text_of(passage: Any) -> str:
-    """The text of a passage that was ranked: a string, or a mapping with "text"."""
-    return passage if isinstance(passage, str) else passage["text"]
+    """The text of a passage as it was ranked, of a string or a mapping with "text"; UTF-8 has no lone surrogates."""
+    return encodable(passage if isinstance(passage, str) else passage["text"])
 
 
 def _flag(body: Mapping[str, Any], name: str, default: bool) -> bool:
