@@ -15,7 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.settings import TrainingConfig, check
+from recipes.settings import MeasuringConfig, TrainingConfig, check
 from training.prepare import load_source, make_examples, make_start, teacher_run
 from training.tiers import TIERS
 
@@ -36,63 +36,63 @@ class DistillConfig:
     output: Path | None = setting(None, "artifact folder; by default artifacts/TIER")
 
 
-def run(config: DistillConfig, shared: TrainingConfig, command: str) -> None:
+def run(config: DistillConfig, measuring: MeasuringConfig, training: TrainingConfig, command: str) -> None:
     """The story of one distillation. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
     output = config.output or Path("artifacts") / config.tier
-    max_length = shared.max_length or tier.max_length
-    if shared.threads:
-        torch.set_num_threads(shared.threads)
-    check(shared, output, config.base)
+    max_length = measuring.max_length or tier.max_length
+    if measuring.threads:
+        torch.set_num_threads(measuring.threads)
+    check(measuring, output, config.base, training)
 
     say(f"1/7 data: {config.data}")
-    data = load_source(config.data, shared.drop_leaks, shared.keep_missing, shared.test_share)
-    dev, tests = stages.hold_out(shared, data, config.eval, config.base, max_length)
+    data = load_source(config.data, training.drop_leaks, training.keep_missing, measuring.test_share)
+    dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length)
 
     say(f"2/7 teacher: {config.teacher}")
     examples = make_examples(
-        data, config.teacher, shared.cache / "teacher",
-        queries=shared.limit or tier.train_queries, depth=shared.depth, candidates=shared.candidates,
-        random_share=shared.random_share, teacher_length=shared.teacher_length,
-        warm_up_queries=tier.warm_up_queries, seed=shared.seed,
+        data, config.teacher, measuring.cache / "teacher",
+        queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
+        random_share=training.random_share, teacher_length=training.teacher_length,
+        warm_up_queries=tier.warm_up_queries, seed=measuring.seed,
     )  # fmt: skip
-    taught = teacher_run(tests, config.teacher, shared.cache / "teacher", shared.teacher_length)
+    taught = teacher_run(tests, config.teacher, measuring.cache / "teacher", training.teacher_length)
 
     say(f"3/7 student: {config.tier} from {config.base}")
-    workspace = stages.make_workspace(plain(config, shared), shared.cache, data, examples)
-    start = make_start(config.base, tier, examples.texts, workspace / "start", shared.seed, shared.layers)
+    workspace = stages.make_workspace(plain(config, measuring, training), measuring.cache, data, examples)
+    start = make_start(config.base, tier, examples.texts, workspace / "start", measuring.seed, training.layers)
     say(f"    {start}")
 
     say("4/7 training")
-    apart = stages.train_apart(shared, tier, data, dev, workspace)
-    trained = stages.train_together(shared, tier, examples, dev, workspace, apart)
+    apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed)
+    trained = stages.train_together(training, tier, examples, dev, workspace, measuring.seed, apart)
 
     say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(
         trained.checkpoint, output, workspace, dev,
         tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
-        target_tau=shared.int8_tau,
+        target_tau=measuring.int8_tau,
     )  # fmt: skip
 
     say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
     measured = measure.measure(
-        exported, trained, tests, {"teacher": taught}, tier.limit_megabytes, shared.parity_queries
+        exported, trained, tests, {"teacher": taught}, tier.limit_megabytes, measuring.parity_queries
     )
     say(measure.table(measured))
 
     say(f"7/7 artifact: {output}")
-    lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, shared.languages, began)
+    lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, measuring.languages, began)
     finish(
         exported, measured, trained, output,
         summary=f"A {config.tier} reranker distilled from {config.teacher}.",
-        lineage=lineage, settings=plain(config, shared), seed=shared.seed, command=command,
-        allow_worse=shared.gate == "report",
+        lineage=lineage, settings=plain(config, measuring, training), seed=measuring.seed, command=command,
+        allow_worse=training.gate == "report",
     )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """0 when an artifact was published, 1 when a gate refused it, 2 for bad input."""
-    return launch("distill", __doc__, run, [DistillConfig, TrainingConfig], argv)
+    return launch("distill", __doc__, run, [DistillConfig, MeasuringConfig, TrainingConfig], argv)
 
 
 if __name__ == "__main__":

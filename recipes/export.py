@@ -17,7 +17,7 @@ from export.one_logit import check_architecture, load_one_logit
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.settings import TrainingConfig, check
+from recipes.settings import MeasuringConfig, check
 from training.backbone import model_fingerprint, resolve_model
 from training.prepare import load_source
 from training.student import save_checkpoint
@@ -26,68 +26,50 @@ from training.tiers import TIERS
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What the artifact may weigh and read, and on what it is calibrated and measured."""
+    """What the artifact may weigh, and on what it is calibrated and measured."""
 
     tier: str = setting("small", "size that the result may have", choices=list(TIERS))
     data: str = setting(
         "pydocs", "what to calibrate and measure on: pydocs (built in), a BEIR folder, a file, or a hub set"
     )
     output: Path | None = setting(None, "artifact folder; by default artifacts/NAME")
-    cache: Path = setting(Path("cache"), "folder of unfinished artifacts")
     gate: str = setting(
         "report", "what ranking below the first stage leads to: report (say so in the card), or refuse (exit 1)",
         choices=["report", "refuse"],
     )  # fmt: skip
-    max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
-    dev_queries: int = setting(100, "dev queries that quantize and calibrate")
-    test_queries: int = setting(200, "held-out queries to measure on")
-    parity_queries: int = setting(50, "how many of them fp32 ONNX scores too, to be compared with PyTorch")
-    depth: int = setting(50, "candidates of the first stage, passages per query")
-    int8_tau: float = setting(
-        0.985, "Kendall's tau to fp32, on dev, that quantization climbs to; the gate asks for 0.98 on other queries"
-    )
-    languages: list[str] = setting(None, "languages of the model, for its card: codes such as en", nargs="+")
-    threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
-    test_share: float = setting(0.1, "share of the queries held out for test, where the data bring no splits")
-    seed: int = setting(0, "seed of every random choice")
 
 
-def run(config: ExportConfig, model: str, command: str) -> None:
+def run(config: ExportConfig, measuring: MeasuringConfig, model: str, command: str) -> None:
     """The story of one export. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
     folder = resolve_model(model)
     output = config.output or Path("artifacts") / (Path(model).name or folder.name)
-    max_length = config.max_length or tier.max_length
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    shared = TrainingConfig(
-        cache=config.cache, dev_queries=config.dev_queries, test_queries=config.test_queries, depth=config.depth,
-        parity_queries=config.parity_queries, int8_tau=config.int8_tau, threads=config.threads, seed=config.seed,
-        test_share=config.test_share, max_length=max_length,
-    )  # fmt: skip
-    check(shared, output, model)
+    max_length = measuring.max_length or tier.max_length
+    if measuring.threads:
+        torch.set_num_threads(measuring.threads)
+    check(measuring, output, model)
 
     say(f"1/5 model: {model}")
     kind = check_architecture(folder)
     say(f"    {kind.model_type}, {kind.num_labels} label{'s' if kind.num_labels > 1 else ''}")
 
     say(f"2/5 data: {config.data}")
-    data = load_source(config.data, drop_leaks=True, keep_missing=True, test_share=config.test_share)
-    dev, tests = stages.hold_out(shared, data, None, model, max_length)
+    data = load_source(config.data, drop_leaks=True, keep_missing=True, test_share=measuring.test_share)
+    dev, tests = stages.hold_out(measuring, data, None, model, max_length)
 
     say("3/5 export: fp32 ONNX, int8 ONNX, calibration")
     name = sha256(f"{model_fingerprint(folder)} {max_length} {config.data}".encode()).hexdigest()[:12]
-    workspace = config.cache / "exports" / name
+    workspace = measuring.cache / "exports" / name
     workspace.mkdir(parents=True, exist_ok=True)
     checkpoint = workspace / "checkpoint"
     save_checkpoint(load_one_logit(folder), AutoTokenizer.from_pretrained(folder), checkpoint)
     exported = measure.export(
         checkpoint, output, workspace, dev,
-        tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes, target_tau=config.int8_tau,
+        tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes, target_tau=measuring.int8_tau,
     )  # fmt: skip
 
     say(f"4/5 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
-    measured = measure.measure(exported, None, tests, {}, tier.limit_megabytes, config.parity_queries)
+    measured = measure.measure(exported, None, tests, {}, tier.limit_megabytes, measuring.parity_queries)
     say(measure.table(measured))
 
     say(f"5/5 artifact: {output}")
@@ -97,10 +79,10 @@ def run(config: ExportConfig, model: str, command: str) -> None:
         lineage={
             "base": {"name": model, "licence": stages.licence(model), "start": "as it is"},
             "measured on": {"name": data.name, "licence": data.licence},
-            "languages": config.languages or ["en"],
+            "languages": measuring.languages or ["en"],
             "run": stages.spent(began),
         },
-        settings=plain(config), seed=config.seed, command=command, allow_worse=config.gate == "report",
+        settings=plain(config, measuring), seed=measuring.seed, command=command, allow_worse=config.gate == "report",
         notices=[f"Not trained here: int8 and the probabilities were fitted to {data.name}."],
     )  # fmt: skip
 
@@ -108,7 +90,7 @@ def run(config: ExportConfig, model: str, command: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """0 when an artifact was written, 1 when a gate or the architecture refused it, 2 for bad input."""
     positional = {"model": {"help": "a cross-encoder's folder, a checkpoint, or a hub id", "metavar": "MODEL"}}
-    return launch("export", __doc__, run, [ExportConfig], argv, positional=positional)
+    return launch("export", __doc__, run, [ExportConfig, MeasuringConfig], argv, positional=positional)
 
 
 if __name__ == "__main__":

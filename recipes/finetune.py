@@ -15,7 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.settings import TrainingConfig, check
+from recipes.settings import MeasuringConfig, TrainingConfig, check
 from training.data import InputError, RankingData, finished
 from training.documents import load_documents
 from training.prepare import load_source, make_examples, make_start
@@ -47,70 +47,71 @@ class FinetuneConfig:
     output: Path = setting(Path("artifacts/finetuned"), "artifact folder")
 
 
-def run(config: FinetuneConfig, shared: TrainingConfig, command: str) -> None:
+def run(config: FinetuneConfig, measuring: MeasuringConfig, training: TrainingConfig, command: str) -> None:
     """The story of one fine-tuning. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
-    max_length = shared.max_length or tier.max_length
-    if shared.threads:
-        torch.set_num_threads(shared.threads)
-    check(shared, config.output, config.base)
+    max_length = measuring.max_length or tier.max_length
+    if measuring.threads:
+        torch.set_num_threads(measuring.threads)
+    check(measuring, config.output, config.base, training)
 
     say(f"1/7 data: {config.documents or config.data}")
-    data = load_data(config, shared)
-    dev, tests = stages.hold_out(shared, data, config.eval, config.base, max_length)
+    data = load_data(config, training, measuring.test_share)
+    dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length)
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
     examples = make_examples(
-        data, config.teacher, shared.cache / "teacher",
-        queries=shared.limit or tier.train_queries, depth=shared.depth, candidates=shared.candidates,
-        random_share=shared.random_share, teacher_length=shared.teacher_length, warm_up_queries=0, seed=shared.seed,
+        data, config.teacher, measuring.cache / "teacher",
+        queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
+        random_share=training.random_share, teacher_length=training.teacher_length, warm_up_queries=0,
+        seed=measuring.seed,
     )  # fmt: skip
 
     say(f"3/7 base: {config.base}")
-    workspace = stages.make_workspace(plain(config, shared), shared.cache, data, examples)
-    start = make_start(config.base, tier, examples.texts, workspace / "start", shared.seed, shared.layers)
+    workspace = stages.make_workspace(plain(config, measuring, training), measuring.cache, data, examples)
+    start = make_start(config.base, tier, examples.texts, workspace / "start", measuring.seed, training.layers)
     say(f"    {start}")
 
     say("4/7 training")
-    apart = stages.train_apart(shared, tier, data, dev, workspace)
-    trained = stages.train_together(shared, tier, examples, dev, workspace, apart)
+    apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed)
+    trained = stages.train_together(training, tier, examples, dev, workspace, measuring.seed, apart)
 
     say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(
         trained.checkpoint, config.output, workspace, dev,
         tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
-        target_tau=shared.int8_tau,
+        target_tau=measuring.int8_tau,
     )  # fmt: skip
 
     say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}, base and result")
     base = measure.checkpoint_run(workspace / "start", tests, exported.fp32, max_length)
-    measured = measure.measure(exported, trained, tests, {"base": base}, tier.limit_megabytes, shared.parity_queries)
+    measured = measure.measure(exported, trained, tests, {"base": base}, tier.limit_megabytes, measuring.parity_queries)
     say(measure.table(measured))
 
     say(f"7/7 artifact: {config.output}")
-    lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, shared.languages, began)
+    lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, measuring.languages, began)
     finish(
         exported, measured, trained, config.output,
         summary=f"A {config.tier} reranker fine-tuned from {config.base} on {data.name}.",
-        lineage=lineage, settings=plain(config, shared), seed=shared.seed, command=command,
-        allow_worse=shared.gate == "report", notices=[SYNTHETIC] if config.documents else [],
+        lineage=lineage, settings=plain(config, measuring, training), seed=measuring.seed, command=command,
+        allow_worse=training.gate == "report", notices=[SYNTHETIC] if config.documents else [],
     )  # fmt: skip
 
 
-def load_data(config: FinetuneConfig, shared: TrainingConfig) -> RankingData:
+def load_data(config: FinetuneConfig, training: TrainingConfig, test_share: float) -> RankingData:
     """The data of --data or --documents. Raises InputError for neither or both, and what the readers refuse."""
     if (config.data is None) == (config.documents is None):
         raise InputError("expected either --data or --documents: name one folder to train on")
     if config.documents is None:
-        return load_source(str(config.data), shared.drop_leaks, shared.keep_missing, shared.test_share)
-    data = finished(load_documents(config.documents), test_share=shared.test_share)
+        return load_source(str(config.data), training.drop_leaks, training.keep_missing, test_share)
+    data = finished(load_documents(config.documents), test_share=test_share)
     say(f"    {len(data.queries)} synthetic queries for {len(data.passages)} passages: {SYNTHETIC}")
     return data
 
 
 def main(argv: list[str] | None = None) -> int:
     """0 when an artifact was published, 1 when a gate refused it, 2 for bad input."""
-    return launch("finetune", __doc__, run, [FinetuneConfig, TrainingConfig], argv)
+    return launch("finetune", __doc__, run, [FinetuneConfig, MeasuringConfig, TrainingConfig], argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The end of every recipe that trains: manifest, card and report, and the folder in its place where no gate refuses."""
+"""The end of every recipe that makes an artifact: card, report, and the folder in place where no gate refuses."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The second half of every recipe that trains: a checkpoint becomes an int8 folder, and every stage is measured."""
+"""The second half of every recipe that makes an artifact: a checkpoint becomes int8, every stage is measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

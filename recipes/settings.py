@@ -1,4 +1,4 @@
-"""Settings that every recipe which trains has in common, and their checks."""
+"""Settings that recipes which make an artifact have in common, and their checks."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +11,29 @@ from training.data import InputError
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How a student is trained and measured. Where a tier has its own value, None takes it."""
+class MeasuringConfig:
+    """How a model is quantized, calibrated and measured. Where a tier has its own value, None takes it."""
 
     cache: Path = setting(Path("cache"), "folder of teacher scores, checkpoints and unfinished artifacts")
     languages: list[str] = setting(None, "languages of the data, for the model card: codes such as en", nargs="+")
+    dev_queries: int = setting(100, "dev queries that choose a checkpoint, quantize and calibrate")
+    test_queries: int = setting(400, "held-out queries to measure on")
+    parity_queries: int = setting(50, "how many of them fp32 ONNX scores too, to be compared with PyTorch")
+    depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
+    test_depth: int | None = setting(None, "the same for held-out queries; by default --depth")
+    max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
+    int8_tau: float = setting(
+        0.985, "Kendall's tau to fp32, on dev, that quantization climbs to; the gate asks for 0.98 on other queries"
+    )
+    threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
+    test_share: float = setting(0.1, "share of the queries held out for test, where the data bring no splits")
+    seed: int = setting(0, "seed of every random choice")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a student is trained. Where a tier has its own value, None takes it."""
+
     gate: str = setting(
         "refuse",
         "what ranking below the first stage leads to: refuse (exit 1), or report (publish and say so in the card)",
@@ -23,11 +41,6 @@ class TrainingConfig:
     )
     layers: list[int] = setting(None, "layers of the base to keep, counted from 0; all by default", nargs="+")
     limit: int | None = setting(None, "training queries; by default the tier's")
-    dev_queries: int = setting(100, "dev queries that choose the checkpoint, calibrate and quantize")
-    test_queries: int = setting(400, "held-out queries to measure on")
-    parity_queries: int = setting(50, "how many of them fp32 ONNX scores too, to be compared with PyTorch")
-    depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
-    test_depth: int | None = setting(None, "the same for held-out queries; by default --depth")
     candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
     random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
     apart_queries: int | None = setting(
@@ -38,7 +51,6 @@ class TrainingConfig:
     queries_per_step: int = setting(8, "queries per optimizer step when each is read together with its candidates")
     apart_rate: float | None = setting(None, "peak learning rate of training apart; by default the tier's")
     learning_rate: float | None = setting(None, "peak learning rate of training together; by default the tier's")
-    max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
     train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")
     teacher_length: int = setting(128, "tokens of a text (bi-encoder) or a pair (cross-encoder) that the teacher reads")
     kl: float = setting(0.5, "weight of the listwise KL divergence to the teacher, where there is one")
@@ -47,14 +59,8 @@ class TrainingConfig:
     temperature: float = setting(1.0, "temperature of the KL term")
     evaluations: int = setting(2, "how often dev is measured in each of the two stages of training")
     patience: int = setting(3, "evaluations without progress that end a stage of training")
-    int8_tau: float = setting(
-        0.985, "Kendall's tau to fp32, on dev, that quantization climbs to; the gate asks for 0.98 on other queries"
-    )
-    threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
-    test_share: float = setting(0.1, "share of the queries held out for test, where the data bring no splits")
     drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
     keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
-    seed: int = setting(0, "seed of every random choice")
 
 
 # What decides no weight: another value of it goes on with the checkpoints that are there.
@@ -74,9 +80,9 @@ LARGEST_TEST_SHARE = 0.8  # dev takes a tenth, and something must be left to lea
 ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
 
 
-def check(config: TrainingConfig, output: Path, base: str) -> None:
+def check(config: MeasuringConfig, output: Path, base: str, training: TrainingConfig | None = None) -> None:
     """Raises InputError for a setting that makes no sense, a missing base, or an output that is no artifact."""
-    for name, value in asdict(config).items():
+    for name, value in (asdict(config) | (asdict(training) if training else {})).items():
         least = LEAST.get(name)
         if value is not None and least is not None and not value >= least:
             raise InputError(f"--{name} is {value}: expected {least} or more")

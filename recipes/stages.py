@@ -16,7 +16,7 @@ import training
 from export.licence import strictest
 from recipes.command import say
 from recipes.measure import check_held_out
-from recipes.settings import IRRELEVANT, TrainingConfig
+from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
 from training.backbone import BUILTIN, model_fingerprint, resolve_model
 from training.data import RankingData, fingerprint
 from training.losses import DistillationLoss, NeighbourhoodLoss
@@ -29,7 +29,7 @@ UNKNOWN_LICENCE = "see the model's own card"
 
 
 def hold_out(
-    config: TrainingConfig, data: RankingData, evaluated: str | None, base: str, max_length: int
+    config: MeasuringConfig, data: RankingData, evaluated: str | None, base: str, max_length: int
 ) -> tuple[Held, Held]:
     """Dev and test queries with their candidates, the latter of the source `evaluated` where one is named.
 
@@ -63,26 +63,32 @@ def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, exa
 
 
 def train_apart(
-    config: TrainingConfig, tier: Tier, data: RankingData, dev: Held, workspace: Path
+    config: TrainingConfig, tier: Tier, data: RankingData, dev: Held, workspace: Path, seed: int
 ) -> TrainingResult | None:
     """The first stage of training; None for a student that can't read query and passage apart, or with no queries."""
     wanted = tier.apart_queries if config.apart_queries is None else config.apart_queries
     queries = wanted if config.limit is None else min(wanted, config.limit)
     if not reads_apart(workspace / "start"):
         queries = 0
-    groups = make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=config.seed)
+    groups = make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=seed)
     say(f"    apart: {len(groups)} x {config.neighbours} queries and passages")
     if not groups:
         return None
     return train(
         workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
         loss=NeighbourhoodLoss, rows_per_step=1, learning_rate=config.apart_rate or tier.apart_rate,
-        **common(config, tier),
+        **common(config, tier, seed),
     )  # fmt: skip
 
 
 def train_together(
-    config: TrainingConfig, tier: Tier, examples: Examples, dev: Held, workspace: Path, apart: TrainingResult | None
+    config: TrainingConfig,
+    tier: Tier,
+    examples: Examples,
+    dev: Held,
+    workspace: Path,
+    seed: int,
+    apart: TrainingResult | None,
 ) -> TrainingResult:
     """The second stage, from where the first one ended; both as one result."""
     say(f"    together: {len(examples.dataset)} queries x {config.candidates} passages")
@@ -96,16 +102,16 @@ def train_together(
         apart.checkpoint if apart else workspace / "start", examples.dataset, dev.data, dev.candidates,
         workspace / "together", loss=loss, rows_per_step=config.queries_per_step,
         learning_rate=config.learning_rate or tier.learning_rate, start_quality=apart.best if apart else None,
-        **common(config, tier),
+        **common(config, tier, seed),
     )  # fmt: skip
     return joined(apart, together) if apart else together
 
 
-def common(config: TrainingConfig, tier: Tier) -> dict[str, Any]:
+def common(config: TrainingConfig, tier: Tier, seed: int) -> dict[str, Any]:
     """What both stages pass to `train`."""
     return {
         "evaluations": config.evaluations, "patience": config.patience,
-        "max_length": config.train_length or tier.train_length, "seed": config.seed,
+        "max_length": config.train_length or tier.train_length, "seed": seed,
     }  # fmt: skip
 
 

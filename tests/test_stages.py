@@ -16,8 +16,8 @@ from training.tiers import TIERS
 def test_training_together_goes_on_from_training_apart(bi_encoder: Path, tmp_path: Path) -> None:
     # So small a rate for the second stage that it moves nothing, were it not for where it starts.
     config = TrainingConfig(
-        cache=tmp_path, apart_queries=480, neighbours=8, apart_rate=1e-2, learning_rate=1e-12, depth=12, candidates=4,
-        train_length=32, evaluations=2,
+        apart_queries=480, neighbours=8, apart_rate=1e-2, learning_rate=1e-12, candidates=4, train_length=32,
+        evaluations=2,
     )  # fmt: skip
     tier, data = TIERS["small"], load_source(str(write_corpus(tmp_path / "corpus")), False, False)
     dev = held_out(data, "dev", 24, 12, 0)
@@ -26,9 +26,9 @@ def test_training_together_goes_on_from_training_apart(bi_encoder: Path, tmp_pat
         warm_up_queries=0, seed=0,
     )  # fmt: skip
     make_start(str(bi_encoder), tier, examples.texts, tmp_path / "start", 0)
-    apart = train_apart(config, tier, data, dev, tmp_path)
+    apart = train_apart(config, tier, data, dev, tmp_path, 0)
     assert apart is not None
-    result = train_together(config, tier, examples, dev, tmp_path, apart)
+    result = train_together(config, tier, examples, dev, tmp_path, 0, apart)
 
     def weights(folder: Path) -> torch.Tensor:
         tensors = load_file(folder / "model.safetensors")
