@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from flashranker.artifact import FORMAT_VERSION, Calibration, Manifest, list_files, write_manifest
@@ -251,3 +253,26 @@ def measure(tmp_path: Path) -> Evaluate:
         return json.loads((tmp_path / "out" / "evaluate.json").read_text(encoding="utf-8"))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def rows() -> dict[str, list[Any]]:
+    """300 pairs of few queries and passages, so that pairs come again; every tenth passage is longer than is read."""
+    draw = random.Random(0)
+    queries = [" ".join(draw.sample(WORDS, 3)) for _ in range(8)]
+    passages = [" ".join(draw.choices(WORDS, k=80 if number % 10 == 0 else 12)) for number in range(40)] + [""]
+    drawn = [(draw.choice(queries), draw.choice(passages)) for _ in range(300)]
+    return {
+        "query": [query for query, _ in drawn], "passage": [passage for _, passage in drawn],
+        "query_id": [f"q{number}" for number in range(300)], "votes": [[number, -1] for number in range(300)],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def pairs(rows: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`rows` in two Parquet files, the first of several row groups, one column with a dictionary."""
+    folder, table = tmp_path_factory.mktemp("pairs"), pa.table(rows)
+    table = table.set_column(2, "query_id", table["query_id"].dictionary_encode())
+    pq.write_table(table.slice(0, 200), folder / "a.parquet", row_group_size=64)
+    pq.write_table(table.slice(200), folder / "b.parquet")
+    return folder

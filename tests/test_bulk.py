@@ -26,27 +26,6 @@ ROOT = Path(__file__).parent.parent
 Expected = dict[tuple[str, str], tuple[float, float, bool]]
 
 
-def make_rows(count: int, seed: int = 0) -> dict[str, list[Any]]:
-    """Rows of few queries and passages, so that pairs come again; every tenth passage is longer than is read."""
-    draw = random.Random(seed)
-    queries = [" ".join(draw.sample(WORDS, 3)) for _ in range(8)]
-    passages = [" ".join(draw.choices(WORDS, k=80 if number % 10 == 0 else 12)) for number in range(40)] + [""]
-    rows = [(draw.choice(queries), draw.choice(passages)) for _ in range(count)]
-    return {
-        "query": [query for query, _ in rows], "passage": [passage for _, passage in rows],
-        "query_id": [f"q{number}" for number in range(count)], "votes": [[number, -1] for number in range(count)],
-    }  # fmt: skip
-
-
-def write_pairs(rows: dict[str, list[Any]], folder: Path) -> Path:
-    """The rows in two files, the first of several row groups, one column with a dictionary."""
-    table = pa.table(rows)
-    table = table.set_column(2, "query_id", table["query_id"].dictionary_encode())
-    pq.write_table(table.slice(0, 200), folder / "a.parquet", row_group_size=64)
-    pq.write_table(table.slice(200), folder / "b.parquet")
-    return folder
-
-
 def expect(rows: dict[str, list[Any]], artifact: Path) -> Expected:
     """Pair -> logit, probability and whether it was cut, each pair by a call of its own."""
     ranker, found = Reranker(artifact, threads=1), {}
@@ -91,16 +70,6 @@ def run(given: Path, output: Path, model: Path, *options: object) -> int:
 
 def summary(output: Path) -> dict[str, Any]:
     return json.loads((output / "_summary.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def rows() -> dict[str, list[Any]]:
-    return make_rows(300)
-
-
-@pytest.fixture(scope="module")
-def pairs(rows: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(rows, tmp_path_factory.mktemp("pairs"))
 
 
 def test_this_process_gives_the_bits_of_one_call_a_pair(

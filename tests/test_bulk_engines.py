@@ -11,7 +11,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import pyarrow as pa
 import pytest
 from flashranker import InputError
-from test_bulk import ROOT, Expected, check_output, expect, make_rows, run, summary, write_pairs
+from test_bulk import ROOT, Expected, check_output, expect, run, summary
 
 from recipes import bulk_cost, bulk_engines
 from recipes.bulk import RANKED, RankBatch, rank_in_pandas
@@ -19,16 +19,6 @@ from recipes.bulk_rank import pair_keys
 
 ray = pytest.importorskip("ray", reason="`make .venv/.installed-bulk` installs it")
 pytest.importorskip("pyspark", reason="`make .venv/.installed-bulk` installs it")
-
-
-@pytest.fixture(scope="module")
-def rows() -> dict[str, list[Any]]:
-    return make_rows(300)
-
-
-@pytest.fixture(scope="module")
-def pairs(rows: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(rows, tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,7 @@ def test_a_key_is_asked_for_and_errors_are_shown(browser: Any, models: dict[str,
         page, _ = opened(browser, url)
         status = page.get_by_role("status")
         playwright.expect(status).to_contain_text("no valid API key")
+        assert page.evaluate("document.activeElement.id") == "key"
         page.get_by_label("API key").fill(KEY)
         page.keyboard.press("Enter")
         playwright.expect(status).to_have_text("5 passages, 2 models.")
