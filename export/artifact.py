@@ -11,7 +11,7 @@ from typing import Any
 
 from flashranker import artifact as contract
 from flashranker.artifact import FORMAT_VERSION, Calibration, Manifest
-from transformers import AutoConfig, AutoTokenizer, BertConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BertConfig, PretrainedConfig, PreTrainedTokenizerBase, T5Config
 
 from export.card import make_card
 from export.to_onnx import ExportError
@@ -183,6 +183,8 @@ def serving_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase,
     if isinstance(config, BertConfig):
         # Runtimes look up the name in their own list; what they run is the graph.
         content["model_type"], architecture = "bert", "BertForSequenceClassification"
+    elif isinstance(config, T5Config):
+        content["model_type"], architecture = "t5", "T5ForSequenceClassification"
     return content | {
         "architectures": [architecture],
         "id2label": {"0": "LABEL_0"},

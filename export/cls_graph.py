@@ -45,6 +45,8 @@ def cut_last_layer(model: PreTrainedModel) -> str:
     shorter than
     its keys, is decided by computing: on random padded inputs in float64 the logits must not move.
     """
+    if getattr(model, "first_token_only", False):  # a model that does so by itself
+        return ""
     layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
     if not layers or any(find(layers[-1], part) is None for part in LAYER_PARTS):
         return f"{type(model).__name__} has no BERT-like encoder layers"

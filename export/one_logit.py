@@ -15,10 +15,10 @@ from transformers import (
 
 from export.to_onnx import ExportError
 
-# What was exported, quantized and compared with PyTorch in a test; "similarity_ranker" is this project's own.
+# What was exported, quantized and compared with PyTorch in a test; the two rankers are this project's own.
 ARCHITECTURES = (
     "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "similarity_ranker",
-    "xlm-roberta",
+    "t5_ranker", "xlm-roberta",
 )  # fmt: skip
 POSITIVE = 1  # of two labels, that which means relevant, as in every set of sentence pairs
 
@@ -39,7 +39,7 @@ def check_architecture(folder: Path) -> PretrainedConfig:
     if config.model_type not in ARCHITECTURES:
         raise ExportError(f"{folder} is a {config.model_type}, expected one of {', '.join(ARCHITECTURES)}")
     heads = [str(name) for name in config.architectures or []]
-    if not any(name.endswith(("ForSequenceClassification", "SimilarityRanker")) for name in heads):
+    if not any(name.endswith(("ForSequenceClassification", "SimilarityRanker", "T5Ranker")) for name in heads):
         raise ExportError(
             f"{folder} has {', '.join(heads) or 'no architecture'}, expected a sequence classifier: train a head for "
             "it by recipes.distill or recipes.finetune, with --base"

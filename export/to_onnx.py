@@ -7,14 +7,28 @@ from pathlib import Path
 
 import onnx
 from optimum.exporters.onnx import export, onnx_export_from_model
+from optimum.exporters.onnx.config import TextEncoderOnnxConfig
 from optimum.exporters.onnx.model_configs import BertOnnxConfig
-from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
+from optimum.utils import NormalizedTextConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, T5Config
 
 # 18 is the lowest that optimum recommends for encoders: LayerNormalization is one node (since 17), so the
 # graph is small and a quantizer has nothing to trip over. Later opsets bring nothing an encoder needs, and
 # older runtimes (browsers, phones) would refuse them.
 OPSET = 18
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class T5EncoderOnnxConfig(TextEncoderOnnxConfig):
+    """A T5 encoder that ranks; optimum's own settings for T5 know the decoder's tasks only."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        """Names and free axes of the graph's inputs."""
+        axes = {0: "batch_size", 1: "sequence_length"}
+        return {"input_ids": axes, "attention_mask": axes}
 
 
 class ExportError(RuntimeError):
@@ -62,9 +76,10 @@ def export_model(model: PreTrainedModel, destination: Path) -> Path:
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".onnx-") as folder:
-        if isinstance(model.config, BertConfig):
-            # Whatever the class, its inputs are BERT's; optimum's own look-up knows only classes of transformers.
-            settings = BertOnnxConfig(model.config, task="text-classification")
+        if isinstance(model.config, (BertConfig, T5Config)):
+            # Whatever the class, its inputs are these; optimum's own look-up knows only classes of transformers.
+            inputs = BertOnnxConfig if isinstance(model.config, BertConfig) else T5EncoderOnnxConfig
+            settings = inputs(model.config, task="text-classification")
             export(model, settings, Path(folder) / "model.onnx", opset=OPSET, do_constant_folding=True)
         else:
             onnx_export_from_model(

@@ -32,7 +32,10 @@ class DistillConfig:
     )
     eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of --data")
     teacher: str = setting("builtin", "builtin, a model folder, a hub id, or a file of scores (.jsonl, .tsv, .parquet)")
-    base: str = setting("builtin", "what the student is made of: builtin, a model folder, an artifact or a hub id")
+    base: str = setting(
+        "builtin",
+        "what the student is made of: builtin, a folder, an artifact, a hub id, or scratch (a small T5)",
+    )
     output: Path | None = setting(None, "artifact folder; by default artifacts/TIER")
 
 
@@ -43,7 +46,7 @@ def run(config: DistillConfig, measuring: MeasuringConfig, training: TrainingCon
     max_length = measuring.max_length or tier.max_length
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
-    check(measuring, output, config.base, training)
+    check(measuring, tier, output, config.base, training)
 
     say(f"1/7 data: {config.data}")
     data = load_source(config.data, training.drop_leaks, training.keep_missing, measuring.test_share)

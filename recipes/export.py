@@ -47,7 +47,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, model: str, command: s
     max_length = measuring.max_length or tier.max_length
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
-    check(measuring, output, model)
+    check(measuring, tier, output, model)
 
     say(f"1/5 model: {model}")
     kind = check_architecture(folder)

@@ -53,7 +53,7 @@ def run(config: FinetuneConfig, measuring: MeasuringConfig, training: TrainingCo
     max_length = measuring.max_length or tier.max_length
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
-    check(measuring, config.output, config.base, training)
+    check(measuring, tier, config.output, config.base, training)
 
     say(f"1/7 data: {config.documents or config.data}")
     data = load_data(config, training, measuring.test_share)

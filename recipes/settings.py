@@ -6,8 +6,10 @@ from pathlib import Path
 from flashranker.artifact import SHORTEST_LENGTH, replaceable
 
 from recipes.command import setting
-from training.backbone import resolve_model
+from training.backbone import BUILTIN, resolve_model
 from training.data import InputError
+from training.student import SCRATCH
+from training.tiers import Tier
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ LARGEST_TEST_SHARE = 0.8  # dev takes a tenth, and something must be left to lea
 ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
 
 
-def check(config: MeasuringConfig, output: Path, base: str, training: TrainingConfig | None = None) -> None:
+def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training: TrainingConfig | None = None) -> None:
     """Raises InputError for a setting that makes no sense, a missing base, or an output that is no artifact."""
     for name, value in (asdict(config) | (asdict(training) if training else {})).items():
         least = LEAST.get(name)
@@ -92,6 +94,12 @@ def check(config: MeasuringConfig, output: Path, base: str, training: TrainingCo
             raise InputError(f"--{name} is {value}: expected 0 to 1")
     if not 0 < config.test_share <= LARGEST_TEST_SHARE:
         raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
-    resolve_model(base)
+    if base == BUILTIN and not tier.builtin:
+        raise InputError(
+            f"--base {base} can't become this tier: expected --base {tier.hub_base}, a download, or the folder of "
+            "such a model"
+        )
+    if base != SCRATCH:
+        resolve_model(base)
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")

@@ -21,7 +21,7 @@ from training.backbone import BUILTIN, model_fingerprint, resolve_model
 from training.data import RankingData, fingerprint
 from training.losses import DistillationLoss, NeighbourhoodLoss
 from training.prepare import DEV_DEPTH, Examples, Held, held_out, load_source, make_neighbourhoods, missing_judgments
-from training.student import reads_apart
+from training.student import SCRATCH, reads_apart
 from training.tiers import Tier
 from training.train import TrainingResult, joined, train
 
@@ -41,7 +41,7 @@ def hold_out(
         data = load_source(evaluated, drop_leaks=True, keep_missing=True)
         say(f"    {missing_judgments(data)} judged passages are not in {data.name}: ideal rankings count them")
     tests = held_out(data, "test", config.test_queries, config.test_depth or config.depth, config.seed)
-    check_held_out(dev, tests, resolve_model(base), max_length)
+    check_held_out(dev, tests, Path(base) if base == SCRATCH else resolve_model(base), max_length)
     return dev, tests
 
 
@@ -52,9 +52,10 @@ def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, exa
     weights, and the code.
     """
     decisive = {name: value for name, value in settings.items() if name not in IRRELEVANT}
+    weights = "" if settings["base"] == SCRATCH else model_fingerprint(resolve_model(settings["base"]))
     code = sorted(Path(training.__file__).parent.glob("*.py"))
     content = json.dumps([
-        decisive, fingerprint(data), examples.fingerprint, model_fingerprint(resolve_model(settings["base"])),
+        decisive, fingerprint(data), examples.fingerprint, weights,
         [sha256(file.read_bytes()).hexdigest() for file in code],
     ], sort_keys=True)  # fmt: skip
     workspace = cache / "runs" / f"{settings['tier']}-{sha256(content.encode()).hexdigest()[:12]}"
@@ -153,4 +154,4 @@ def licence(model: str) -> str:
     """The built-in backbone's licence, or what an artifact's own lineage asks for; of others the user has to look."""
     if (Path(model).expanduser() / MANIFEST_NAME).is_file():
         return strictest(read_manifest(Path(model).expanduser()).lineage) or UNKNOWN_LICENCE
-    return "Apache-2.0" if model == BUILTIN else UNKNOWN_LICENCE
+    return "Apache-2.0" if model in (BUILTIN, SCRATCH) else UNKNOWN_LICENCE

@@ -49,7 +49,8 @@ REQUESTS = [
     )
     for i in range(24)
 ]
-STOCK = [kind for kind in ARCHITECTURES if kind != "similarity_ranker"]  # that one has tests of its own
+OWN_RANKERS = ("similarity_ranker", "t5_ranker")  # they have tests of their own
+STOCK = [kind for kind in ARCHITECTURES if kind not in OWN_RANKERS]
 
 
 def make_classifier(kind: str, folder: Path, labels: int = 1) -> Path:

@@ -17,6 +17,8 @@ cross-encoder, with three additions.
 The readings need every token of the last layer, so its work at [CLS] alone would not do.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -65,11 +67,7 @@ class SimilarityRanker(BertPreTrainedModel):
         real = mask.to(self.dimension_weight.dtype)
         passage = types.to(real.dtype) * real
         state = self.encode(input_ids, mask, types)
-        query, direction = real - passage, normalize(state, dim=2)
-        # Not a product with a vector: a quantizer would round it.
-        cosine = (mean(state, query) * mean(state, passage) * self.dimension_weight).sum(dim=1)
-        late = late_interaction(direction @ direction.transpose(1, 2), self.weights(input_ids) * query, passage)
-        logit = cosine + self.late_scale * late
+        logit = read_together(self, input_ids, state, real - passage, passage)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
     def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
@@ -82,14 +80,7 @@ class SimilarityRanker(BertPreTrainedModel):
         passage_state = self.encode(passage_ids, passage_mask, torch.zeros_like(passage_ids))
         query, passage = (mask.to(query_state.dtype) for mask in (query_mask, passage_mask))
         passage = passage * (torch.arange(passage.shape[1], device=passage.device) > 0)  # a pair has one [CLS]
-        cosine = (mean(query_state, query) * self.dimension_weight) @ mean(passage_state, passage).T
-        cosines = torch.einsum("qnh,pmh->qpnm", normalize(query_state, dim=2), normalize(passage_state, dim=2))
-        late = late_interaction(cosines, (self.weights(query_ids) * query)[:, None], passage)
-        return cosine + self.late_scale * late
-
-    def weights(self, ids: Tensor) -> Tensor:
-        """How much each token counts in late interaction; ids (..., n) to (..., n)."""
-        return self.term_weight[ids].relu()
+        return read_apart(self, query_ids, query_state, query, passage_state, passage)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         """Last states (batch, length, hidden size) of one or two segments; ids, mask and types (batch, length)."""
@@ -107,6 +98,29 @@ class SimilarityRanker(BertPreTrainedModel):
         for gate, layer in zip(self.gate, self.bert.encoder.layer, strict=True):
             state = layer(state, attention_mask=padding + across * gate[None, :, None, None])[0]
         return state
+
+
+def read_together(ranker: Any, input_ids: Tensor, state: Tensor, query: Tensor, passage: Tensor) -> Tensor:
+    """Cosine of the means and late interaction of pairs read together, (batch,).
+
+    Args: a ranker's learned weights; ids (batch, length); last states (batch, length, h); 1 at the tokens of query and
+    of passage, (batch, length) each.
+    """
+    direction = normalize(state, dim=2)
+    # Not a product with a vector: a quantizer would round it.
+    cosine = (mean(state, query) * mean(state, passage) * ranker.dimension_weight).sum(dim=1)
+    weight = ranker.term_weight[input_ids].relu() * query
+    return cosine + ranker.late_scale * late_interaction(direction @ direction.transpose(1, 2), weight, passage)
+
+
+def read_apart(
+    ranker: Any, query_ids: Tensor, query_state: Tensor, query: Tensor, passage_state: Tensor, passage: Tensor
+) -> Tensor:
+    """The same of all queries (q, n) with all passages (p, m), each text's states by itself: (q, p)."""
+    cosine = (mean(query_state, query) * ranker.dimension_weight) @ mean(passage_state, passage).T
+    cosines = torch.einsum("qnh,pmh->qpnm", normalize(query_state, dim=2), normalize(passage_state, dim=2))
+    weight = (ranker.term_weight[query_ids].relu() * query)[:, None]
+    return cosine + ranker.late_scale * late_interaction(cosines, weight, passage)
 
 
 def late_interaction(cosines: Tensor, weight: Tensor, present: Tensor) -> Tensor:

@@ -26,7 +26,10 @@ from transformers import (
 from training.backbone import resolve_model
 from training.data import InputError
 from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig
+from training.t5_ranker import T5Ranker
+from training.t5_student import CHECKPOINTS, scratch_student, t5_student
 
+SCRATCH = "scratch"  # the base's name where a T5 is to start from nothing
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
 
 
@@ -42,18 +45,24 @@ def build_student(
     """Write the untrained student's folder and say in a sentence how it starts.
 
     A mean-pooled BERT bi-encoder (the built-in backbone is one) becomes a `SimilarityRanker` with its layers or the
-    chosen ones; any other encoder keeps its weights, and its head or a fresh one.
+    chosen ones; a T5 of any kind a `T5Ranker`; any other encoder keeps its weights, and its head or a fresh one.
 
     Args:
-        base: "builtin", a folder, or a hub id.
+        base: "builtin", a folder, a hub id, or "scratch" for a small T5 of random weights.
         texts: passages of the domain, whose words' inverse document frequencies a `SimilarityRanker` starts with;
             without them all words weigh the same.
         similar: whether a BERT becomes a `SimilarityRanker`; by default where it has a bi-encoder's modules.json.
         layers: which of the base's layers to keep, counted from 0; all by default.
     Raises: InputError when the base can't be loaded, or a chosen layer is not there.
     """
-    folder = resolve_model(base)
     torch.manual_seed(seed)
+    if base == SCRATCH:
+        ranker, words = scratch_student(texts)
+        with torch.no_grad():
+            ranker.term_weight.copy_(term_weights(words, texts, ranker.config.vocab_size))
+        save_checkpoint(ranker, words, destination)
+        return f"{ranker.config.num_layers} T5 layers of width {ranker.config.d_model} with random weights"
+    folder = resolve_model(base)
     try:
         config = AutoConfig.from_pretrained(folder, num_labels=1)
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -61,7 +70,10 @@ def build_student(
             setattr(config, name, value)
         if similar is None:
             similar = config.model_type == "bert" and (folder / "modules.json").is_file()
-        model = _similar(folder, config, tokenizer, texts) if similar else _plain(folder, config)
+        if config.model_type in CHECKPOINTS:
+            model: PreTrainedModel = t5_student(folder, config, tokenizer)
+        else:
+            model = _similar(folder, config, tokenizer, texts) if similar else _plain(folder, config)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"base {base!r} can't be loaded as a one-logit encoder: {error}") from None
     if layers is not None:
@@ -101,8 +113,9 @@ def term_weights(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], size:
 
 
 def reads_apart(checkpoint: Path) -> bool:
-    """Whether a student's folder holds a `SimilarityRanker`, which can read query and passage by themselves too."""
-    return AutoConfig.from_pretrained(checkpoint).model_type == SimilarityRankerConfig.model_type
+    """Whether a student's folder holds a ranker that can read query and passage by themselves too."""
+    config = AutoConfig.from_pretrained(checkpoint)
+    return config.model_type == SimilarityRankerConfig.model_type or getattr(config, "similar", False)
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, destination: Path) -> None:
@@ -118,12 +131,21 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 def _with_layers(model: PreTrainedModel, layers: Sequence[int], base: str) -> PreTrainedModel:
     """The same model with only these layers, in that order."""
     encoder: Any = getattr(model.base_model, "encoder", None)
-    stack = getattr(encoder, "layer", [])
+    name = "block" if isinstance(model, T5Ranker) else "layer"
+    stack = getattr(encoder, name, [])
     depth = len(stack)
     if not layers or any(not 0 <= layer < depth for layer in layers):
         raise InputError(f"layers {list(layers)} of base {base!r}: expected some of its {depth}, counted from 0")
-    encoder.layer = torch.nn.ModuleList(stack[layer] for layer in layers)
-    if isinstance(model, SimilarityRanker):
+    if isinstance(model, T5Ranker):
+        move_position_table(stack[0], stack[layers[0]])
+    setattr(encoder, name, torch.nn.ModuleList(stack[layer] for layer in layers))
+    if isinstance(model, (SimilarityRanker, T5Ranker)) and hasattr(model, "gate"):
         model.gate = torch.nn.Parameter(model.gate[list(layers)].detach().clone())
     model.config.num_hidden_layers = len(layers)
     return model
+
+
+def move_position_table(old: Any, new: Any) -> None:
+    """Give the relative positions, which T5 keeps in its first block alone, to the block that comes first now."""
+    source, target = old.layer[0].SelfAttention, new.layer[0].SelfAttention
+    target.relative_attention_bias, target.has_relative_attention_bias = source.relative_attention_bias, True

@@ -22,6 +22,7 @@ from training.data import InputError, RankingData
 from training.row_cache import Compute, RowError, cached_rows, text_key
 from training.score_file import SCORE_SUFFIXES, scores_of_pairs
 from training.similarity_ranker import SimilarityRanker
+from training.t5_ranker import T5Ranker
 
 MAX_LENGTH = 128  # tokens: of a text for a bi-encoder, of the pair for a cross-encoder
 COSINE_SCALE = 20.0  # cosine to logit; the temperature 0.05 that sentence-transformers' models are trained with
@@ -262,7 +263,7 @@ def _model_kind(folder: Path) -> Kind:
         value = _read_json(folder / name).get(field)
         heads = [str(item) for item in value] if isinstance(value, list) else []
         if value == "CrossEncoder" or any(
-            head.endswith("ForSequenceClassification") or head == SimilarityRanker.__name__ for head in heads
+            head.endswith(("ForSequenceClassification", SimilarityRanker.__name__, T5Ranker.__name__)) for head in heads
         ):
             return "cross-encoder"
     if (folder / "modules.json").is_file():
