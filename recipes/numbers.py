@@ -17,6 +17,7 @@ from flashranker.artifact import read_manifest
 from export.artifact import write_json, write_text
 from recipes.bulk_cost import cost_section
 from recipes.evaluate_report import difference_rows, facts, quality_rows
+from recipes.full_size import full_size_section
 from recipes.rivals import SYSTEMS
 from recipes.serverless import serverless_section
 from recipes.serving_speed import serving_section
@@ -227,8 +228,9 @@ def training_section(result: dict[str, Any]) -> str:
 
 
 SECTIONS = {
-    "benchmark": speed_section, "bulk": cost_section, "cascade": cascade_section, "memory": memory_section,
-    "serverless": serverless_section, "serving_speed": serving_section, "training_speed": training_section,
+    "benchmark": speed_section, "bulk": cost_section, "cascade": cascade_section, "full_size": full_size_section,
+    "memory": memory_section, "serverless": serverless_section, "serving_speed": serving_section,
+    "training_speed": training_section,
 }  # fmt: skip
 
 

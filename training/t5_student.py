@@ -43,7 +43,10 @@ def set_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
     The prompt's tokens stand there one by one by their own names, because some runtimes look each up in the vocabulary.
     """
     backend = tokenizer.backend_tokenizer
-    query, document = (backend.encode(prompt, add_special_tokens=False).tokens for prompt in PROMPTS)
+    query, document = (
+        [backend.id_to_token(token) for token in backend.encode(prompt, add_special_tokens=False).ids]
+        for prompt in PROMPTS
+    )
     end = str(tokenizer.eos_token)
     names = dict.fromkeys([*query, *document, end])
     content = json.loads(backend.to_str())
