@@ -12,6 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BULK := $(VENV)/.installed-bulk
+NODE := tests/node/.installed
 # uv does not read pip's settings: hand it pip's extra links, where a CPU build of torch may lie.
 LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 UV := UV_FIND_LINKS="$(LINKS)" VIRTUAL_ENV="$(VENV)" $(BIN)/uv
@@ -36,7 +37,13 @@ distill: $(INSTALLED)
 finetune: $(INSTALLED)
 	$(BIN)/python -m recipes.finetune $(ARGS)
 
-test: $(INSTALLED) $(BULK)
+# transformers.js, for one test; without npm that test is skipped. Its native parts come inside the packages.
+$(NODE): tests/node/package.json
+	cd tests/node && (! command -v npm >/dev/null || \
+		npm install --ignore-scripts --no-package-lock --no-audit --no-fund --silent || echo "npm failed: a test is skipped")
+	touch $@
+
+test: $(INSTALLED) $(BULK) $(NODE)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 bench: $(INSTALLED)

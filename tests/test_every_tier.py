@@ -1,6 +1,7 @@
 """A miniature of every tier's kind of student: its folder goes unchanged through every tool that people have."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ QUERY = "python sort list"
 PASSAGES = [" ".join((WORDS * 3)[start : start + 3 + start * 2]) for start in range(12)]
 TEXTS = [f"Query: Document: {' '.join(WORDS[start : start + 9])}" for start in range(len(WORDS))]
 MAX_LENGTH = 48
+NODE = Path(__file__).parent / "node"
 STUDENTS = ("classifier", "similarity", "T5", "T5 from scratch")
 
 
@@ -85,6 +87,19 @@ def by_optimum(model: Model) -> np.ndarray:
         [QUERY] * len(PASSAGES), PASSAGES, padding=True, truncation="only_second", return_tensors="pt"
     )
     return network(**tokens).logits[:, 0].numpy()
+
+
+@pytest.mark.skipif(not (NODE / "node_modules").is_dir(), reason="`make tests/node/.installed` installs it, with npm")
+@pytest.mark.parametrize("kind", ["classifier", "similarity"])
+def test_the_folder_ranks_in_transformers_js(kind: str, models: Callable[[str], Model]) -> None:
+    """Not the T5s: it knows no classifier of that architecture."""
+    model = models(kind)
+    expected = Reranker(model.folder, threads=1).score(QUERY, PASSAGES)
+    asked = json.dumps({"query": QUERY, "passages": PASSAGES})
+    command = ["node", str(NODE / "rerank.mjs"), str(model.folder)]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("kind", STUDENTS)
