@@ -15,7 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.settings import MeasuringConfig, TrainingConfig, check
+from recipes.settings import MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
 from training.prepare import load_source, make_examples, make_start, teacher_run
 from training.tiers import TIERS
 
@@ -39,7 +39,9 @@ class DistillConfig:
     output: Path | None = setting(None, "artifact folder; by default artifacts/TIER")
 
 
-def run(config: DistillConfig, measuring: MeasuringConfig, training: TrainingConfig, command: str) -> None:
+def run(
+    config: DistillConfig, measuring: MeasuringConfig, training: TrainingConfig, search: SearchConfig, command: str
+) -> None:
     """The story of one distillation. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
     output = config.output or Path("artifacts") / config.tier
@@ -47,27 +49,28 @@ def run(config: DistillConfig, measuring: MeasuringConfig, training: TrainingCon
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     check(measuring, tier, output, config.base, training)
+    stage = first_stage_of(search, measuring.cache)
 
     say(f"1/7 data: {config.data}")
     data = load_source(config.data, training.drop_leaks, training.keep_missing, measuring.test_share)
-    dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length)
+    dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length, stage)
 
     say(f"2/7 teacher: {config.teacher}")
     examples = make_examples(
         data, config.teacher, measuring.cache / "teacher",
         queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
         random_share=training.random_share, teacher_length=training.teacher_length,
-        warm_up_queries=tier.warm_up_queries, seed=measuring.seed,
+        warm_up_queries=tier.warm_up_queries, seed=measuring.seed, stage=stage,
     )  # fmt: skip
     taught = teacher_run(tests, config.teacher, measuring.cache / "teacher", training.teacher_length)
 
     say(f"3/7 student: {config.tier} from {config.base}")
-    workspace = stages.make_workspace(plain(config, measuring, training), measuring.cache, data, examples)
+    workspace = stages.make_workspace(plain(config, measuring, training, search), measuring.cache, data, examples)
     start = make_start(config.base, tier, examples.texts, workspace / "start", measuring.seed, training.layers)
     say(f"    {start}")
 
     say("4/7 training")
-    apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed)
+    apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed, stage)
     trained = stages.train_together(training, tier, examples, dev, workspace, measuring.seed, apart)
 
     say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
@@ -84,18 +87,20 @@ def run(config: DistillConfig, measuring: MeasuringConfig, training: TrainingCon
     say(measure.table(measured))
 
     say(f"7/7 artifact: {output}")
-    lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, measuring.languages, began)
+    lineage = stages.lineage(
+        config.base, start, config.teacher, data, examples, tests, measuring.languages, stage, began
+    )
     finish(
         exported, measured, trained, output,
         summary=f"A {config.tier} reranker distilled from {config.teacher}.",
-        lineage=lineage, settings=plain(config, measuring, training), seed=measuring.seed, command=command,
+        lineage=lineage, settings=plain(config, measuring, training, search), seed=measuring.seed, command=command,
         allow_worse=training.gate == "report",
     )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """0 when an artifact was published, 1 when a gate refused it, 2 for bad input."""
-    return launch("distill", __doc__, run, [DistillConfig, MeasuringConfig, TrainingConfig], argv)
+    return launch("distill", __doc__, run, [DistillConfig, MeasuringConfig, TrainingConfig, SearchConfig], argv)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,14 @@ from recipes.command import launch, plain, say, setting
 from recipes.comparison import compare, zero_shot
 from recipes.evaluate_report import text_report, write_evaluation
 from recipes.rankers import FIRST_STAGE, Found, check_names, file_part, find_models, open_model, split_name, trained_on
+from recipes.settings import SearchConfig, first_stage_of
+from training.candidates import FirstStage, find_candidates, name_first_stage
 from training.data import HELD_OUT_SHARE, InputError, RankingData, limit_queries, load
 from training.metrics import parse_measures
-from training.prepare import Held, first_stage, first_stage_run, missing_judgments
+from training.prepare import Held, first_stage_run, missing_judgments
 from training.trec import Run, check_ids, untied, write_run
 
-DEPTH = 100  # candidates of BM25 a query, where all of a given list are asked for
+DEPTH = 100  # candidates that a first stage finds a query, where all of a given list are asked for
 DEFAULT_MEASURES = ["nDCG@10", "MRR@10", "MAP", "Recall@100"]
 PACKAGES = ("ir-measures", "onnxruntime", "scipy", "sentence-transformers", "torch")
 LEAST = {"depth": 0, "limit": 0, "relevant_grade": 1, "max_length": SHORTEST_LENGTH, "threads": 0, "seed": 0}
@@ -50,7 +52,7 @@ class EvaluateConfig:
         choices=["all", "split"],
     )
     depth: int = setting(
-        100, f"candidates reranked, passages per query; 0 for the whole of a candidates.tsv, or {DEPTH} of BM25"
+        100, f"candidates reranked, passages per query; 0 for the whole of a candidates.tsv, or {DEPTH} of a search"
     )
     limit: int = setting(0, "queries measured of each data set, drawn by --seed; 0 for all")
     relevant_grade: int = setting(1, "least grade that counts as relevant where a measure knows only relevant or not")
@@ -77,16 +79,17 @@ class Task:
     notes: list[str]
 
 
-def run(config: EvaluateConfig, given: Sequence[str], command: str) -> None:
+def run(config: EvaluateConfig, search: SearchConfig, given: Sequence[str], command: str) -> None:
     """The story of one evaluation. Raises InputError or FlashRankerError."""
     if config.threads:
         torch.set_num_threads(config.threads)
     check(config)
+    stage = first_stage_of(search, config.cache)
     say(f"1/5 models: {', '.join(given)}")
     found = find_models(given)
 
     say(f"2/5 data: {', '.join(config.data)}")
-    tasks = [make_task(one, config, found) for one in config.data]
+    tasks = [make_task(one, config, stage, found) for one in config.data]
     check_names("DATA", [task.name for task in tasks])
     (config.output / "runs").mkdir(parents=True, exist_ok=True)
 
@@ -110,7 +113,7 @@ def run(config: EvaluateConfig, given: Sequence[str], command: str) -> None:
     }  # fmt: skip
     content = {
         "command": command,
-        "settings": plain(config),
+        "settings": plain(config, search),
         "versions": {name: version(name) for name in PACKAGES},
         "models": {model.name: {"kind": model.kind, "source": model.source} for model in found},
         "data": {
@@ -137,7 +140,7 @@ def check(config: EvaluateConfig) -> None:
     parse_measures(config.measures)
 
 
-def make_task(given: str, config: EvaluateConfig, models: Sequence[Found]) -> Task:
+def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Sequence[Found]) -> Task:
     """Read a data set and let the first stage find candidates for the queries to be measured.
 
     Measured is every query of the split that has a judgment above 0, on a passage of the corpus or not; the passages
@@ -167,15 +170,16 @@ def make_task(given: str, config: EvaluateConfig, models: Sequence[Found]) -> Ta
         limited = limit_queries(replace(data, splits={config.split: judged}), config.split, config.limit, config.seed)
         judged = limited.splits[config.split]
     data = replace(data, name=name, judgments={query: data.judgments[query] for query in judged})
-    return Task(name, *candidates_of(data, config, notes))
+    return Task(name, *candidates_of(data, config, stage, notes))
 
 
 def candidates_of(
-    data: RankingData, config: EvaluateConfig, notes: Sequence[str]
+    data: RankingData, config: EvaluateConfig, stage: FirstStage, notes: Sequence[str]
 ) -> tuple[Held, dict[str, Any], list[str]]:
     """The first stage of the judged queries, facts about it, and the notes with what it adds to them."""
-    depth = config.depth or max(map(len, data.candidates.values()), default=DEPTH)
-    candidates = first_stage(data, list(data.judgments), depth)
+    own = data.candidates if stage.method is None else {}
+    depth = config.depth or max(map(len, own.values()), default=DEPTH)
+    candidates = find_candidates(data, list(data.judgments), depth, stage)
     check_ids([*candidates, *(passage for passages in candidates.values() for passage in passages)])
     notes = list(notes)
     if missing := missing_judgments(data):
@@ -188,7 +192,7 @@ def candidates_of(
         notes.append(f"Grades from {config.relevant_grade} up count as relevant in {', '.join(binary)}.")
     about = {
         "split": config.split, "queries": len(candidates), "depth": depth, "licence": data.licence,
-        "first stage": "candidates.tsv" if data.candidates else "BM25",
+        "first stage": name_first_stage(data, stage),
         "pairs": sum(map(len, candidates.values())),
     }  # fmt: skip
     # Of a large corpus little else is needed, and several data sets are open at once.
@@ -212,7 +216,9 @@ def main(argv: list[str] | None = None) -> int:
     models = {"nargs": "+", "metavar": "MODEL", "help": "what to measure; NAME=MODEL names its row"}
     # argparse would name MODEL last, where --data takes it for one of its own.
     usage = "%(prog)s MODEL [MODEL ...] [--data DATA [DATA ...]] [options]"
-    return launch("evaluate", __doc__, run, [EvaluateConfig], argv, usage=usage, positional={"models": models})
+    return launch(
+        "evaluate", __doc__, run, [EvaluateConfig, SearchConfig], argv, usage=usage, positional={"models": models}
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from export.one_logit import check_architecture, load_one_logit
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.settings import MeasuringConfig, check
+from recipes.settings import MeasuringConfig, SearchConfig, check, first_stage_of
 from training.backbone import model_fingerprint, resolve_model
 from training.prepare import load_source
 from training.student import save_checkpoint
@@ -39,7 +39,7 @@ class ExportConfig:
     )  # fmt: skip
 
 
-def run(config: ExportConfig, measuring: MeasuringConfig, model: str, command: str) -> None:
+def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, model: str, command: str) -> None:
     """The story of one export. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
     folder = resolve_model(model)
@@ -48,6 +48,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, model: str, command: s
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     check(measuring, tier, output, model)
+    stage = first_stage_of(search, measuring.cache)
 
     say(f"1/5 model: {model}")
     kind = check_architecture(folder)
@@ -55,7 +56,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, model: str, command: s
 
     say(f"2/5 data: {config.data}")
     data = load_source(config.data, drop_leaks=True, keep_missing=True, test_share=measuring.test_share)
-    dev, tests = stages.hold_out(measuring, data, None, model, max_length)
+    dev, tests = stages.hold_out(measuring, data, None, model, max_length, stage)
 
     say("3/5 export: fp32 ONNX, int8 ONNX, calibration")
     name = sha256(f"{model_fingerprint(folder)} {max_length} {config.data}".encode()).hexdigest()[:12]
@@ -78,11 +79,12 @@ def run(config: ExportConfig, measuring: MeasuringConfig, model: str, command: s
         summary=f"{model} as it is, in int8.",
         lineage={
             "base": {"name": model, "licence": stages.licence(model), "start": "as it is"},
-            "measured on": {"name": data.name, "licence": data.licence},
+            "measured on": stages.measured_on(tests, stage),
             "languages": measuring.languages or ["en"],
             "run": stages.spent(began),
         },
-        settings=plain(config, measuring), seed=measuring.seed, command=command, allow_worse=config.gate == "report",
+        settings=plain(config, measuring, search), seed=measuring.seed, command=command,
+        allow_worse=config.gate == "report",
         notices=[f"Not trained here: int8 and the probabilities were fitted to {data.name}."],
     )  # fmt: skip
 
@@ -90,7 +92,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, model: str, command: s
 def main(argv: list[str] | None = None) -> int:
     """0 when an artifact was written, 1 when a gate or the architecture refused it, 2 for bad input."""
     positional = {"model": {"help": "a cross-encoder's folder, a checkpoint, or a hub id", "metavar": "MODEL"}}
-    return launch("export", __doc__, run, [ExportConfig, MeasuringConfig], argv, positional=positional)
+    return launch("export", __doc__, run, [ExportConfig, MeasuringConfig, SearchConfig], argv, positional=positional)
 
 
 if __name__ == "__main__":

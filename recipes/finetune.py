@@ -15,7 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.settings import MeasuringConfig, TrainingConfig, check
+from recipes.settings import MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, RankingData, finished
 from training.documents import load_documents
 from training.prepare import load_source, make_examples, make_start
@@ -47,33 +47,36 @@ class FinetuneConfig:
     output: Path = setting(Path("artifacts/finetuned"), "artifact folder")
 
 
-def run(config: FinetuneConfig, measuring: MeasuringConfig, training: TrainingConfig, command: str) -> None:
+def run(
+    config: FinetuneConfig, measuring: MeasuringConfig, training: TrainingConfig, search: SearchConfig, command: str
+) -> None:
     """The story of one fine-tuning. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
     max_length = measuring.max_length or tier.max_length
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     check(measuring, tier, config.output, config.base, training)
+    stage = first_stage_of(search, measuring.cache)
 
     say(f"1/7 data: {config.documents or config.data}")
     data = load_data(config, training, measuring.test_share)
-    dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length)
+    dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length, stage)
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
     examples = make_examples(
         data, config.teacher, measuring.cache / "teacher",
         queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
         random_share=training.random_share, teacher_length=training.teacher_length, warm_up_queries=0,
-        seed=measuring.seed,
+        seed=measuring.seed, stage=stage,
     )  # fmt: skip
 
     say(f"3/7 base: {config.base}")
-    workspace = stages.make_workspace(plain(config, measuring, training), measuring.cache, data, examples)
+    workspace = stages.make_workspace(plain(config, measuring, training, search), measuring.cache, data, examples)
     start = make_start(config.base, tier, examples.texts, workspace / "start", measuring.seed, training.layers)
     say(f"    {start}")
 
     say("4/7 training")
-    apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed)
+    apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed, stage)
     trained = stages.train_together(training, tier, examples, dev, workspace, measuring.seed, apart)
 
     say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
@@ -89,11 +92,13 @@ def run(config: FinetuneConfig, measuring: MeasuringConfig, training: TrainingCo
     say(measure.table(measured))
 
     say(f"7/7 artifact: {config.output}")
-    lineage = stages.lineage(config.base, start, config.teacher, data, examples, tests, measuring.languages, began)
+    lineage = stages.lineage(
+        config.base, start, config.teacher, data, examples, tests, measuring.languages, stage, began
+    )
     finish(
         exported, measured, trained, config.output,
         summary=f"A {config.tier} reranker fine-tuned from {config.base} on {data.name}.",
-        lineage=lineage, settings=plain(config, measuring, training), seed=measuring.seed, command=command,
+        lineage=lineage, settings=plain(config, measuring, training, search), seed=measuring.seed, command=command,
         allow_worse=training.gate == "report", notices=[SYNTHETIC] if config.documents else [],
     )  # fmt: skip
 
@@ -111,7 +116,7 @@ def load_data(config: FinetuneConfig, training: TrainingConfig, test_share: floa
 
 def main(argv: list[str] | None = None) -> int:
     """0 when an artifact was published, 1 when a gate refused it, 2 for bad input."""
-    return launch("finetune", __doc__, run, [FinetuneConfig, MeasuringConfig, TrainingConfig], argv)
+    return launch("finetune", __doc__, run, [FinetuneConfig, MeasuringConfig, TrainingConfig, SearchConfig], argv)
 
 
 if __name__ == "__main__":

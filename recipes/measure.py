@@ -29,9 +29,10 @@ from export.verify import (
     size_gate,
     start_gate,
 )
+from training.candidates import Candidates
 from training.data import InputError
 from training.metrics import evaluate, paired_bootstrap, run_from_scores, summarise
-from training.prepare import Candidates, Held, first_stage_run
+from training.prepare import Held, first_stage_run
 from training.train import TrainingResult
 
 LATENCY_PASSAGES = 100

@@ -1,8 +1,7 @@
 """The search of `recipes.rag`: BM25 and vectors, their ranks fused, the best candidates put in order by a reranker."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import bm25s
 import numpy as np
@@ -10,10 +9,7 @@ from flashranker import Reranker
 
 from recipes.rag_documents import Chunk, searched_text
 from recipes.rag_index import Index
-from training.first_stage import bm25_search
-
-RRF_K = 60  # the constant of the paper
-Item = TypeVar("Item", bound=Hashable)
+from training.first_stage import bm25_search, fuse
 
 
 @dataclass(frozen=True)
@@ -40,20 +36,6 @@ class Candidate:
     def moved(self) -> int:
         """Places that reranking moved it up; below 0 for down."""
         return self.before - self.after
-
-
-def fuse(rankings: Iterable[Sequence[Item]], k: float = RRF_K) -> dict[Item, float]:
-    """Reciprocal rank fusion: item -> sum of 1 / (k + rank) over the rankings that have it, best first.
-
-    Ranks count from 1; of equal sums that item is first which comes first in the first ranking that has one of them.
-    Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
-    SIGIR 2009.
-    """
-    scores: dict[Item, float] = {}
-    for ranking in rankings:
-        for rank, item in enumerate(ranking, start=1):
-            scores[item] = scores.get(item, 0.0) + 1 / (k + rank)
-    return dict(sorted(scores.items(), key=lambda entry: -entry[1]))
 
 
 def search(

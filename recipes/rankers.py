@@ -14,8 +14,9 @@ from flashranker.artifact import MANIFEST_NAME, read_manifest
 
 from export.parity import runtime_logits
 from recipes.measure import requests_of
+from training.candidates import Candidates
 from training.data import InputError
-from training.prepare import Candidates, Held
+from training.prepare import Held
 from training.score_file import SCORE_SUFFIXES
 from training.teacher import open_teacher, score_pairs
 from training.trec import Run, read_run

@@ -18,6 +18,7 @@ from recipes.command import say
 from recipes.measure import check_held_out
 from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
 from training.backbone import BUILTIN, model_fingerprint, resolve_model
+from training.candidates import BM25_OR_OWN, FirstStage, name_first_stage
 from training.data import RankingData, fingerprint
 from training.losses import DistillationLoss, NeighbourhoodLoss
 from training.prepare import DEV_DEPTH, Examples, Held, held_out, load_source, make_neighbourhoods, missing_judgments
@@ -29,18 +30,18 @@ UNKNOWN_LICENCE = "see the model's own card"
 
 
 def hold_out(
-    config: MeasuringConfig, data: RankingData, evaluated: str | None, base: str, max_length: int
+    config: MeasuringConfig, data: RankingData, evaluated: str | None, base: str, max_length: int, stage: FirstStage
 ) -> tuple[Held, Held]:
     """Dev and test queries with their candidates, the latter of the source `evaluated` where one is named.
 
     Raises InputError where the end of the recipe would fail on them: see `measure.check_held_out`.
     """
-    dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed)
+    dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed, stage)
     if evaluated:
         # Official pools judge passages that a folder of candidates need not hold.
         data = load_source(evaluated, drop_leaks=True, keep_missing=True)
         say(f"    {missing_judgments(data)} judged passages are not in {data.name}: ideal rankings count them")
-    tests = held_out(data, "test", config.test_queries, config.test_depth or config.depth, config.seed)
+    tests = held_out(data, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
     check_held_out(dev, tests, Path(base) if base == SCRATCH else resolve_model(base), max_length)
     return dev, tests
 
@@ -64,14 +65,20 @@ def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, exa
 
 
 def train_apart(
-    config: TrainingConfig, tier: Tier, data: RankingData, dev: Held, workspace: Path, seed: int
+    config: TrainingConfig,
+    tier: Tier,
+    data: RankingData,
+    dev: Held,
+    workspace: Path,
+    seed: int,
+    stage: FirstStage = BM25_OR_OWN,
 ) -> TrainingResult | None:
     """The first stage of training; None for a student that can't read query and passage apart, or with no queries."""
     wanted = tier.apart_queries if config.apart_queries is None else config.apart_queries
     queries = wanted if config.limit is None else min(wanted, config.limit)
     if not reads_apart(workspace / "start"):
         queries = 0
-    groups = make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=seed)
+    groups = make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=seed, stage=stage)
     say(f"    apart: {len(groups)} x {config.neighbours} queries and passages")
     if not groups:
         return None
@@ -130,19 +137,28 @@ def lineage(
     examples: Examples,
     tests: Held,
     languages: Sequence[str] | None,
+    stage: FirstStage,
     began: float,
 ) -> dict[str, Any]:
     """Where the result comes from, for the manifest; `began` is the recipe's start by `time.monotonic`."""
     found = {
         "base": {"name": base, "licence": licence(base), "start": start},
-        "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset)},
-        "measured on": {"name": tests.data.name, "licence": tests.data.licence},
+        "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset),
+                 "first stage": name_first_stage(data, stage)},
+        "measured on": measured_on(tests, stage),
         "languages": list(languages or ["en"]),
         "run": spent(began),
-    }
+    }  # fmt: skip
     if teacher:
         found["teacher"] = {"name": teacher, "licence": licence(teacher)}
     return found
+
+
+def measured_on(tests: Held, stage: FirstStage) -> dict[str, str]:
+    """The held-out data for the manifest, with what found the candidates."""
+    return {
+        "name": tests.data.name, "licence": tests.data.licence, "first stage": name_first_stage(tests.data, stage)
+    }  # fmt: skip
 
 
 def spent(began: float) -> dict[str, float]:

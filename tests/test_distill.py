@@ -98,6 +98,17 @@ def test_report_publishes_a_folder_that_says_what_it_is(distil: Callable[..., in
     assert (again / "onnx/model.onnx").read_bytes() == weights
 
 
+def test_manifest_and_card_say_which_first_stage_it_was(
+    distil: Callable[..., int], bi_encoder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "tiny"
+    options = ["--first_stage", "dense", "--retriever", str(bi_encoder), "--gate", "report"]
+    assert distil(output, *options) == 0
+    lineage, name = read_manifest(output).lineage, f"dense ({bi_encoder})"
+    assert [lineage[part]["first stage"] for part in ("data", "measured on")] == [name, name]
+    assert (output / "README.md").read_text(encoding="utf-8").count(f"- first stage: {name}") == 2
+
+
 def test_an_artifact_as_a_base_is_the_checkpoint_beside_it(distil: Callable[..., int], tmp_path: Path) -> None:
     output = tmp_path / "tiny"
     assert distil(output, "--gate", "report") == 0

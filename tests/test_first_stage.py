@@ -1,6 +1,7 @@
-"""BM25 as the first stage: hand-computed scores, ties, depth and refusals."""
+"""BM25 as the first stage: hand-computed scores, ties, depth and refusals; fused rankings."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data import InputError, RankingData
-from training.first_stage import _best, bm25_candidates, bm25_run
+from training.first_stage import _best, bm25_candidates, bm25_run, fuse
 
 PASSAGES = {"p1": "red apple", "p2": "green apple apple", "p3": "blue sky over the sea"}
 
@@ -59,3 +60,30 @@ def test_bad_input_is_refused_with_the_remedy() -> None:
         bm25_run(data, ["q", "q7"])
     with pytest.raises(InputError, match="no word in 2 passages"):
         bm25_run(ranking_data({"q": "red"}, {"a": "the", "b": "?"}), ["q"])
+
+
+def test_fusion_by_hand() -> None:
+    fused = fuse([["a", "b", "c"], ["c", "a", "d"]])
+    # a: 1/61 + 1/62, c: 1/63 + 1/61, b: 1/62, d: 1/63
+    assert list(fused) == ["a", "c", "b", "d"]
+    assert fused == pytest.approx({"a": 0.0325225, "c": 0.0322665, "b": 0.0161290, "d": 0.0158730}, abs=1e-7)
+    assert list(fuse([["d", "b"], ["c", "a"]])) == ["d", "c", "b", "a"]  # equal sums: the first ranking leads
+
+
+rankings = st.lists(st.lists(st.integers(0, 12), unique=True, max_size=10), min_size=1, max_size=4)
+
+
+@given(rankings, st.randoms())
+def test_fusion_does_not_depend_on_the_order_of_lists_or_on_names(lists: list[list[int]], random: Any) -> None:
+    fused = fuse(lists)
+    shuffled = random.sample(lists, len(lists))
+    assert fuse(shuffled) == pytest.approx(fused)
+    assert fuse([[f"p{item}" for item in ranking] for ranking in lists]) == {f"p{i}": s for i, s in fused.items()}
+    assert list(fused.values()) == sorted(fused.values(), reverse=True)
+    assert fused.keys() == {item for ranking in lists for item in ranking}
+
+
+@given(rankings)
+def test_what_is_first_in_all_lists_stays_first_and_one_list_keeps_its_order(lists: list[list[int]]) -> None:
+    assert next(iter(fuse([[99, *ranking] for ranking in lists]))) == 99
+    assert list(fuse([lists[0]])) == lists[0]

@@ -12,43 +12,14 @@ from typing import Any
 import pytest
 from conftest import WORDS, negated_artifact
 from flashranker import Reranker
-from hypothesis import given
-from hypothesis import strategies as st
 from test_rag_documents import write_pdf
 
 from recipes.rag import default_index, main
 from recipes.rag_documents import Chunk
 from recipes.rag_report import comparison
-from recipes.rag_search import Candidate, Found, fuse
+from recipes.rag_search import Candidate, Found
 
 KEY = "sk-planted-4711"
-
-
-def test_fusion_by_hand() -> None:
-    fused = fuse([["a", "b", "c"], ["c", "a", "d"]])
-    # a: 1/61 + 1/62, c: 1/63 + 1/61, b: 1/62, d: 1/63
-    assert list(fused) == ["a", "c", "b", "d"]
-    assert fused == pytest.approx({"a": 0.0325225, "c": 0.0322665, "b": 0.0161290, "d": 0.0158730}, abs=1e-7)
-    assert list(fuse([["d", "b"], ["c", "a"]])) == ["d", "c", "b", "a"]  # equal sums: the first ranking leads
-
-
-rankings = st.lists(st.lists(st.integers(0, 12), unique=True, max_size=10), min_size=1, max_size=4)
-
-
-@given(rankings, st.randoms())
-def test_fusion_does_not_depend_on_the_order_of_lists_or_on_names(lists: list[list[int]], random: Any) -> None:
-    fused = fuse(lists)
-    shuffled = random.sample(lists, len(lists))
-    assert fuse(shuffled) == pytest.approx(fused)
-    assert fuse([[f"p{item}" for item in ranking] for ranking in lists]) == {f"p{i}": s for i, s in fused.items()}
-    assert list(fused.values()) == sorted(fused.values(), reverse=True)
-    assert fused.keys() == {item for ranking in lists for item in ranking}
-
-
-@given(rankings)
-def test_what_is_first_in_all_lists_stays_first_and_one_list_keeps_its_order(lists: list[list[int]]) -> None:
-    assert next(iter(fuse([[99, *ranking] for ranking in lists]))) == 99
-    assert list(fuse([lists[0]])) == lists[0]
 
 
 def candidate(name: str, before: int, after: int, bm25: int | None = None, vector: int | None = None) -> Candidate:

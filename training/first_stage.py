@@ -1,6 +1,7 @@
-"""The first stage: BM25 over the whole corpus finds the candidates that a reranker puts in order."""
+"""The first stage: BM25 over the whole corpus, and how several rankings become one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import bm25s
 import numpy as np
@@ -11,6 +12,8 @@ from training.data import InputError, RankingData
 # Anserini's and Lucene's usual setting for passages (Robertson & Zaragoza 2009).
 K1 = 0.9
 B = 0.4
+RRF_K = 60  # the constant of the paper
+Item = TypeVar("Item", bound=Hashable)
 
 
 def bm25_run(
@@ -26,11 +29,7 @@ def bm25_run(
     Raises InputError for a depth below 1, an unknown query id, or a corpus in which no word is left.
     """
     wanted = list(query_ids)
-    if depth < 1:
-        raise InputError(f"{data.name}: BM25 depth is {depth}; give 1 or more")
-    unknown = next((query_id for query_id in wanted if query_id not in data.queries), None)
-    if unknown is not None:
-        raise InputError(f"{data.name}: BM25 was asked for unknown query id {unknown!r}; give ids of its queries")
+    check_search(data, wanted, depth, "BM25")
     if not wanted:
         return {}
 
@@ -41,6 +40,15 @@ def bm25_run(
         found = bm25_search(index, data.queries[query_id], depth)
         run[query_id] = {passage_ids[i]: score for i, score in found.items()}
     return run
+
+
+def check_search(data: RankingData, query_ids: Sequence[str], depth: int, what: str) -> None:
+    """Raise InputError for a depth below 1 or an unknown query id; `what` is the search's name."""
+    if depth < 1:
+        raise InputError(f"{data.name}: {what} depth is {depth}; give 1 or more")
+    unknown = next((query_id for query_id in query_ids if query_id not in data.queries), None)
+    if unknown is not None:
+        raise InputError(f"{data.name}: {what} was asked for unknown query id {unknown!r}; give ids of its queries")
 
 
 def bm25_index(passages: Sequence[str], name: str, k1: float = K1, b: float = B) -> bm25s.BM25:
@@ -65,6 +73,20 @@ def bm25_search(index: bm25s.BM25, query: str, depth: int) -> dict[int, float]:
 def bm25_candidates(data: RankingData, query_ids: Iterable[str], depth: int = 50) -> dict[str, list[str]]:
     """Candidate lists for RankingData: query id -> up to `depth` passage ids, best first. See `bm25_run`."""
     return {query_id: list(scores) for query_id, scores in bm25_run(data, query_ids, depth).items()}
+
+
+def fuse(rankings: Iterable[Sequence[Item]], k: float = RRF_K) -> dict[Item, float]:
+    """Reciprocal rank fusion: item -> sum of 1 / (k + rank) over the rankings that have it, best first.
+
+    Ranks count from 1; of equal sums that item is first which comes first in the first ranking that has one of them.
+    Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
+    SIGIR 2009.
+    """
+    scores: dict[Item, float] = {}
+    for ranking in rankings:
+        for rank, item in enumerate(ranking, start=1):
+            scores[item] = scores.get(item, 0.0) + 1 / (k + rank)
+    return dict(sorted(scores.items(), key=lambda entry: -entry[1]))
 
 
 def _tokenize(texts: Sequence[str]) -> list[list[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from training.backbone import BUILTIN, builtin_backbone
+from training.candidates import BM25_OR_OWN, Candidates, FirstStage, find_candidates
 from training.data import (
     HELD_OUT_SHARE,
     InputError,
@@ -19,7 +20,6 @@ from training.data import (
     require_splits,
 )
 from training.examples import Example, as_dataset, choose_candidates
-from training.first_stage import bm25_candidates
 from training.lexical import lexical_examples
 from training.metrics import run_from_scores
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
@@ -30,7 +30,6 @@ from training.tiers import Tier
 
 DEV_DEPTH = 20  # candidates per dev query: enough to tell checkpoints apart
 PROJECTION_TEXTS = 500
-Candidates = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -51,23 +50,15 @@ class Examples:
     taught: bool
 
 
-def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int) -> Held:
-    """At most `limit` queries of a split that have a relevant passage, with their first `depth` candidates.
+def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int, stage: FirstStage = BM25_OR_OWN) -> Held:
+    """At most `limit` queries of a split that have a relevant passage, with the first `depth` candidates of `stage`.
 
-    The candidates are the data's own where it brings some, and BM25's over the whole corpus otherwise. A query for
-    which the first stage finds nothing stays, with no candidates, and counts 0.
+    A query for which the first stage finds nothing stays, with no candidates, and counts 0.
     """
     require_splits(data, split)
     answered = [query for query in data.splits[split] if relevant_passages(data, query)]
     data = limit_queries(replace(data, splits=data.splits | {split: answered}), split, limit, seed)
-    return Held(data, first_stage(data, data.splits[split], depth))
-
-
-def first_stage(data: RankingData, query_ids: Sequence[str], depth: int) -> Candidates:
-    """The first `depth` candidates of each query: the data's own, or BM25's."""
-    if data.candidates:
-        return {query: data.candidates.get(query, [])[:depth] for query in query_ids}
-    return bm25_candidates(data, query_ids, depth)
+    return Held(data, find_candidates(data, data.splits[split], depth, stage))
 
 
 def load_source(source: str, drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE) -> RankingData:
@@ -96,6 +87,7 @@ def make_examples(
     teacher_length: int,
     warm_up_queries: int,
     seed: int,
+    stage: FirstStage = BM25_OR_OWN,
 ) -> Examples:
     """Choose candidates for `queries` training queries and let the teacher score them; the lexical warm-up goes first.
 
@@ -104,7 +96,7 @@ def make_examples(
     """
     require_splits(data, "train")
     data = limit_queries(data, "train", queries, seed)
-    lists = first_stage(data, data.splits["train"], depth)
+    lists = find_candidates(data, data.splits["train"], depth, stage)
     chosen = choose_candidates(
         data, data.splits["train"], lists, size=candidates, random_share=random_share, seed=seed,
         scored_only=teacher == OWN_SCORES,
@@ -160,7 +152,9 @@ def make_start(
     return build_student(base, destination, texts=texts, layers=layers, seed=seed)
 
 
-def make_neighbourhoods(data: RankingData, *, queries: int, size: int, seed: int) -> Dataset:
+def make_neighbourhoods(
+    data: RankingData, *, queries: int, size: int, seed: int, stage: FirstStage = BM25_OR_OWN
+) -> Dataset:
     """Groups of `size` train queries that compete for each other's passages, about `queries` queries in all.
 
     A data set with fewer queries than that, or than one group needs, gives what it has; it may be none.
@@ -170,7 +164,8 @@ def make_neighbourhoods(data: RankingData, *, queries: int, size: int, seed: int
     seeds = seeds_in_order(data, seed)
     # Twice as many as are needed: a seed that another's neighbourhood has used up can't come first.
     firsts = seeds[: 2 * -(-queries // size)]
-    groups = choose_neighbourhoods(data, seeds, first_stage(data, firsts, NEIGHBOURS), size=size, queries=queries)
+    lists = find_candidates(data, firsts, NEIGHBOURS, stage)
+    groups = choose_neighbourhoods(data, seeds, lists, size=size, queries=queries)
     return neighbourhood_dataset(data, groups)
 
 

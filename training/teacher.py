@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,14 +123,20 @@ def _own_scores(data: RankingData, pairs: Sequence[tuple[str, str]]) -> np.ndarr
 
 
 def encode_texts(
-    teacher: str, texts: Sequence[str], cache: Path, *, role: Role = "passage", max_length: int = MAX_LENGTH
+    teacher: str,
+    texts: Sequence[str],
+    cache: Path,
+    *,
+    role: Role = "passage",
+    max_length: int = MAX_LENGTH,
+    prompt: str | None = None,
 ) -> np.ndarray:
     """Embeddings (len(texts), dimension) float32 of norm 1 by a bi-encoder, from `cache` where they are.
 
     Each distinct text is encoded once. `role` picks the model's own prompt for queries or passages, if it has
-    one. Raises InputError when the teacher is not a bi-encoder.
+    one; `prompt` takes its place. Raises InputError when the teacher is not a bi-encoder.
     """
-    return _encode(open_bi_encoder(teacher, max_length), texts, cache, role, max_length)
+    return _encode(open_bi_encoder(teacher, max_length), texts, cache, role, max_length, prompt)
 
 
 def open_bi_encoder(teacher: str, max_length: int = MAX_LENGTH) -> Teacher:
@@ -150,28 +157,21 @@ def query_encoder(teacher: str, max_length: int = MAX_LENGTH) -> Callable[[str],
     return encode
 
 
-def _encode(teacher: Teacher, texts: Sequence[str], cache: Path, role: Role, max_length: int) -> np.ndarray:
+def _encode(
+    teacher: Teacher, texts: Sequence[str], cache: Path, role: Role, max_length: int, prompt: str | None = None
+) -> np.ndarray:
+    prompt = _overlooked_prompt(teacher.path, role) if prompt is None else prompt
+
     def compute(missing: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
         model = _load_bi_encoder(teacher.path, max_length)
-        encode = model.encode_query if role == "query" else model.encode_document
+        encode = partial(
+            model.encode_query if role == "query" else model.encode_document,
+            prompt=prompt, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True,
+        )  # fmt: skip
         for positions, call in _by_length(missing, [len(text) for text in texts], f"encoding {role} texts"):
-            yield (
-                positions,
-                np.concatenate(
-                    [
-                        encode(
-                            [texts[position] for position in part],
-                            batch_size=BATCH,
-                            normalize_embeddings=True,
-                            show_progress_bar=False,
-                            convert_to_numpy=True,
-                        )
-                        for part in call
-                    ]
-                ),
-            )
+            yield positions, np.concatenate([encode([texts[position] for position in part]) for part in call])
 
-    keys = [text_key(role, text) for text in texts]
+    keys = [text_key(role, text) if prompt is None else text_key(role, prompt, text) for text in texts]
     return _cached(teacher, keys, cache, compute)
 
 
@@ -272,6 +272,14 @@ def _model_kind(folder: Path) -> Kind:
         f"teacher {folder} is neither a cross-encoder (config.json with ...ForSequenceClassification) "
         "nor a bi-encoder (modules.json): pass one of these, or a .jsonl, .tsv or .parquet file of scores"
     )
+
+
+def _overlooked_prompt(folder: Path, role: Role) -> str | None:
+    """A prompt "passage" or "corpus": sentence-transformers gives "document", which stands before it, an empty one."""
+    prompts = _read_json(folder / "config_sentence_transformers.json").get("prompts") or {}
+    if role == "query" or prompts.get("document"):
+        return None
+    return prompts.get("passage") or prompts.get("corpus") or None
 
 
 def _read_json(path: Path) -> dict:

@@ -1,0 +1,63 @@
+"""What a reranker puts in order: the data's own candidates, or those that a first stage finds in the whole corpus."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from training.backbone import BUILTIN
+from training.data import RankingData
+from training.dense import dense_run
+from training.first_stage import bm25_candidates, fuse
+from training.teacher import MAX_LENGTH
+
+Method = Literal["bm25", "dense", "both"]
+Candidates = dict[str, list[str]]  # query id -> passage ids, best first
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """How candidates are found.
+
+    `method`: BM25, a bi-encoder, or both, their ranks fused; None takes the data's own candidates where they bring
+    some, and BM25 otherwise. The rest is the bi-encoder's: see `dense.dense_run`.
+    """
+
+    method: Method | None = None
+    retriever: str = BUILTIN
+    prompts: tuple[str, str] | None = None
+    max_length: int = MAX_LENGTH
+    cache: Path = Path("cache/teacher")
+
+
+BM25_OR_OWN = FirstStage()
+
+
+def find_candidates(
+    data: RankingData, query_ids: Sequence[str], depth: int, stage: FirstStage = BM25_OR_OWN
+) -> Candidates:
+    """The first `depth` candidates of each query, best first.
+
+    Raises InputError as `first_stage.bm25_run` and `dense.dense_run` do.
+    """
+    if stage.method is None and data.candidates:
+        return {query: data.candidates.get(query, [])[:depth] for query in query_ids}
+    if stage.method in (None, "bm25"):
+        return bm25_candidates(data, query_ids, depth)
+    dense = dense_run(
+        data, query_ids, stage.retriever, stage.cache, depth, prompts=stage.prompts, max_length=stage.max_length
+    )
+    if stage.method == "dense":
+        return {query: list(cosines) for query, cosines in dense.items()}
+    words = bm25_candidates(data, query_ids, depth)
+    return {query: list(fuse([words[query], list(dense[query])]))[:depth] for query in query_ids}
+
+
+def name_first_stage(data: RankingData, stage: FirstStage) -> str:
+    """What `find_candidates` takes for these data, for a manifest or a table."""
+    if stage.method is None and data.candidates:
+        return "candidates.tsv"
+    if stage.method in (None, "bm25"):
+        return "BM25"
+    dense = f"dense ({stage.retriever})"
+    return dense if stage.method == "dense" else f"BM25 and {dense}, reciprocal rank fusion"
