@@ -61,6 +61,7 @@ def run(
         queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
         random_share=training.random_share, teacher_length=training.teacher_length,
         warm_up_queries=tier.warm_up_queries, seed=measuring.seed, stage=stage,
+        pool=training.teacher_pool, margin=training.false_negative_margin,
     )  # fmt: skip
     taught = teacher_run(tests, config.teacher, measuring.cache / "teacher", training.teacher_length)
 

@@ -68,6 +68,7 @@ def run(
         queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
         random_share=training.random_share, teacher_length=training.teacher_length, warm_up_queries=0,
         seed=measuring.seed, stage=stage,
+        pool=training.teacher_pool, margin=training.false_negative_margin,
     )  # fmt: skip
 
     say(f"3/7 base: {config.base}")

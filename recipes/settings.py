@@ -1,6 +1,7 @@
 """Settings that recipes which make an artifact have in common, and their checks."""
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from recipes.command import setting
 from training.backbone import BUILTIN, resolve_model
 from training.candidates import FirstStage
 from training.data import InputError
+from training.prepare import POOL
 from training.student import SCRATCH
 from training.teacher import open_bi_encoder
 from training.tiers import Tier
@@ -48,6 +50,16 @@ class TrainingConfig:
     limit: int | None = setting(None, "training queries; by default the tier's")
     candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
     random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
+    teacher_pool: int = setting(
+        0,
+        "passages per query that the teacher scores, of which --candidates are then drawn across its whole range; 0 "
+        "draws them across the first stage's, before the teacher",
+    )
+    false_negative_margin: float | None = setting(
+        None,
+        "drop unjudged negatives that the teacher scores above the relevant passage's raw logit minus this; by default "
+        f"none, and with it --teacher_pool is {POOL} times --candidates unless it is given",
+    )
     apart_queries: int | None = setting(
         None,
         "queries trained first, read apart from the passages of their neighbours; 0 for none, by default the tier's",
@@ -99,7 +111,7 @@ LEAST = {
     "candidates": 2, "neighbours": 2,
     "apart_queries": 0, "queries_per_step": 1, "max_length": SHORTEST_LENGTH, "train_length": SHORTEST_LENGTH,
     "teacher_length": 4, "evaluations": 1, "patience": 1, "threads": 0, "seed": 0, "kl": 0, "regression": 0, "gold": 0,
-    "random_share": 0, "int8_tau": 0,
+    "random_share": 0, "int8_tau": 0, "teacher_pool": 0,
 }  # fmt: skip
 LARGEST_TEST_SHARE = 0.8  # dev takes a tenth, and something must be left to learn from
 ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
@@ -115,6 +127,12 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
             raise InputError(f"--{name} is {value}: expected more than 0")
         if name in ("random_share", "int8_tau") and not value <= 1:
             raise InputError(f"--{name} is {value}: expected 0 to 1")
+    if training and 0 < training.teacher_pool < training.candidates:
+        raise InputError(
+            f"--teacher_pool is {training.teacher_pool}: expected 0, or {training.candidates} (--candidates) or more"
+        )
+    if training and training.false_negative_margin is not None and not isfinite(training.false_negative_margin):
+        raise InputError(f"--false_negative_margin is {training.false_negative_margin}: expected a number of logits")
     if not 0 < config.test_share <= LARGEST_TEST_SHARE:
         raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
     if base == BUILTIN and not tier.builtin:

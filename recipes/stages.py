@@ -144,7 +144,7 @@ def lineage(
     found = {
         "base": {"name": base, "licence": licence(base), "start": start},
         "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset),
-                 "first stage": name_first_stage(data, stage)},
+                 "first stage": name_first_stage(data, stage), "mining": examples.mining},
         "measured on": measured_on(tests, stage),
         "languages": list(languages or ["en"]),
         "run": spent(began),

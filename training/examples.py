@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -20,6 +21,14 @@ class Example:
     grades: list[int]
 
 
+class Scored(NamedTuple):
+    """A training query with K passages, the relevant one first, and the teacher's raw logit of each, K."""
+
+    query_id: str
+    passages: list[str]
+    logits: list[float]
+
+
 def choose_candidates(
     data: RankingData,
     query_ids: Sequence[str],
@@ -29,13 +38,14 @@ def choose_candidates(
     random_share: float,
     seed: int,
     scored_only: bool = False,
+    at_least: int | None = None,
 ) -> list[tuple[str, list[str]]]:
     """(query id, K = `size` passage ids) for each query: one relevant passage, then negatives.
 
     Hard negatives are drawn from equal parts of the first stage's ranking, so that its whole range is seen and not only
     its top (stratified sampling; arXiv 2604.04734); what the data judge irrelevant stands in front of that ranking.
     `random_share` of the negatives comes from any other passage. With `scored_only` all K come from those that
-    `data.scores` knows for the query.
+    `data.scores` knows for the query. Where there are fewer than K of them, `at_least` (by default K) are enough.
     Passages that are relevant to a query of another split stay unseen: in `pydocs`, the held-out packages. The queries
     come in random order, because neighbours in the data are often alike; one without a relevant passage is left out.
     """
@@ -64,9 +74,44 @@ def choose_candidates(
             if passage not in taken:
                 taken.add(passage)
                 negatives.append(passage)
-        if len(negatives) == size - 1:
+        if len(negatives) >= (at_least or size) - 1:
             chosen.append((query_id, [positive, *negatives]))
     return chosen
+
+
+def choose_by_teacher(
+    data: RankingData, pools: Sequence[Scored], *, size: int, margin: float | None, seed: int
+) -> tuple[list[Scored], dict[str, int]]:
+    """From pools that a teacher has scored, K = `size` passages a query: the relevant one, then negatives.
+
+    With a `margin`, in the teacher's raw logits, negatives that score above the relevant passage's logit minus the
+    margin are dropped: most of them are answers that nobody has judged (RocketQA, Qu et al., NAACL 2021; margins of
+    NV-Retriever, arXiv 2407.15831). What the data judge irrelevant is never dropped. The rest is put in the teacher's
+    order, equal scores by passage id, and one negative drawn from each of K - 1 equal parts of it, so that
+    the teacher's whole range is seen (arXiv 2604.04734).
+    A query with too few negatives left is left out. The counts: of negatives in the pools, of those that were dropped
+    and kept, and of queries kept and left out.
+    """
+    generator = np.random.default_rng((seed, size))
+    kept, in_pools, dropped = [], 0, 0
+    for query_id, passages, logits in pools:
+        judged = data.judgments[query_id]
+        limit = np.inf if margin is None else logits[0] - margin
+        negatives = sorted(zip(passages[1:], logits[1:], strict=True), key=lambda pair: (-pair[1], pair[0]))
+        left = [(passage, logit) for passage, logit in negatives if logit <= limit or judged.get(passage, 1) <= 0]
+        in_pools += len(negatives)
+        dropped += len(negatives) - len(left)
+        if len(left) < size - 1:
+            continue
+        bounds = np.linspace(0, len(left), size).astype(int)
+        drawn = [left[int(generator.integers(low, high))] for low, high in pairwise(bounds)]
+        chosen = [(passages[0], logits[0]), *drawn]
+        kept.append(Scored(query_id, [passage for passage, _ in chosen], [logit for _, logit in chosen]))
+    counts = {
+        "negatives in the pools": in_pools, "dropped as false negatives": dropped,
+        "negatives kept": (size - 1) * len(kept), "queries kept": len(kept), "queries left out": len(pools) - len(kept),
+    }  # fmt: skip
+    return kept, counts
 
 
 def as_dataset(examples: Sequence[Example]) -> Dataset:

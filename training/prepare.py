@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -19,7 +20,7 @@ from training.data import (
     relevant_passages,
     require_splits,
 )
-from training.examples import Example, as_dataset, choose_candidates
+from training.examples import Example, Scored, as_dataset, choose_by_teacher, choose_candidates
 from training.lexical import lexical_examples
 from training.metrics import run_from_scores
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
@@ -30,6 +31,7 @@ from training.tiers import Tier
 
 DEV_DEPTH = 20  # candidates per dev query: enough to tell checkpoints apart
 PROJECTION_TEXTS = 500
+POOL = 3  # times the candidates, where a margin is given and no pool
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Examples:
-    """What a student is trained on, in order; its fingerprint, distinct passages, and whether a teacher scored it."""
+    """What a student is trained on, in order; its fingerprint, distinct passages, and whether a teacher scored it.
+
+    `mining`: how the candidates were chosen and how many of what there are, for the manifest.
+    """
 
     dataset: Dataset
     fingerprint: str
     texts: list[str]
     taught: bool
+    mining: dict[str, Any]
 
 
 def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int, stage: FirstStage = BM25_OR_OWN) -> Held:
@@ -88,18 +94,26 @@ def make_examples(
     warm_up_queries: int,
     seed: int,
     stage: FirstStage = BM25_OR_OWN,
+    pool: int = 0,
+    margin: float | None = None,
 ) -> Examples:
     """Choose candidates for `queries` training queries and let the teacher score them; the lexical warm-up goes first.
 
-    Without a teacher the scores are 0, and nothing must be learned from them.
-    Raises InputError when nothing is left to train on.
+    With a `pool` the teacher scores that many passages a query, and `choose_by_teacher` keeps `candidates` of them; a
+    `margin` without a pool has one of three times the candidates. Without a teacher the scores are 0, and nothing must
+    be learned from them.
+    Raises InputError when nothing is left to train on, or a pool has no teacher.
     """
+    if margin is not None and not pool:
+        pool = POOL * candidates
+    if pool and teacher is None:
+        raise InputError("--teacher_pool and --false_negative_margin rest on a teacher's scores: add --teacher")
     require_splits(data, "train")
     data = limit_queries(data, "train", queries, seed)
     lists = find_candidates(data, data.splits["train"], depth, stage)
     chosen = choose_candidates(
-        data, data.splits["train"], lists, size=candidates, random_share=random_share, seed=seed,
-        scored_only=teacher == OWN_SCORES,
+        data, data.splits["train"], lists, size=pool or candidates, random_share=random_share, seed=seed,
+        scored_only=teacher == OWN_SCORES, at_least=candidates,
     )  # fmt: skip
     if not chosen:
         raise InputError(
@@ -108,15 +122,25 @@ def make_examples(
         )
     pairs = [(query, passage) for query, passages in chosen for passage in passages]
     scored = score_pairs(teacher, data, pairs, cache, max_length=teacher_length) if teacher else np.zeros(len(pairs))
-    logits = iter(scored.tolist())
+    given = iter(scored.tolist())
+    kept = [Scored(query, passages, [next(given) for _ in passages]) for query, passages in chosen]
+    mining: dict[str, Any] = {"candidates": candidates, "depth": depth, "random share": random_share}
+    if pool:
+        kept, counts = choose_by_teacher(data, kept, size=candidates, margin=margin, seed=seed)
+        if not kept:
+            raise InputError(
+                f"{data.name}: of {len(chosen)} training queries none has {candidates - 1} negatives at least "
+                f"{margin} below its relevant passage: lower --false_negative_margin, or raise --teacher_pool"
+            )
+        mining |= {"teacher's pool": pool, "false negative margin": "none" if margin is None else margin} | counts
     examples = [
         Example(
             data.queries[query],
             [data.passages[passage] for passage in passages],
-            [next(logits) for _ in passages],
+            logits,
             [max(0, data.judgments[query].get(passage, 0)) for passage in passages],
         )
-        for query, passages in chosen
+        for query, passages, logits in kept
     ]
     texts = list(dict.fromkeys(passage for example in examples for passage in example.passages))
     warm_up: list[Example] = []
@@ -124,7 +148,7 @@ def make_examples(
         warm_up = lexical_examples(texts, warm_up_queries, negatives=candidates - 1, seed=seed)
     ordered = warm_up + examples
     digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
-    return Examples(as_dataset(ordered), digest, texts, teacher is not None)
+    return Examples(as_dataset(ordered), digest, texts, teacher is not None, mining)
 
 
 def make_start(
