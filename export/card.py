@@ -36,7 +36,7 @@ def front_matter(manifest: Manifest) -> str:
     if base.get("name"):
         fields["base_model"] = base["name"]
     if data.get("name"):
-        fields["datasets"] = [data["name"]]
+        fields["datasets"] = [source["name"] for source in data.get("sources", {}).values()] or [data["name"]]
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     return "\n".join(["---", *lines, "---"])
 

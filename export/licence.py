@@ -27,28 +27,42 @@ def licence_kind(text: str) -> Kind:
     return next((kind for kind, pattern in WORDS.items() if re.search(pattern, words)), "unknown")
 
 
+def parts_of(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model was made of, by the name that `--stated` has for it; each source of mixed data is a part, data.NAME.
+
+    A part is what the lineage says: a mapping with name and licence, or anything else where it is foreign.
+    """
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        stated = lineage.get(part)
+        sources = stated.get("sources") if isinstance(stated, Mapping) else None
+        if isinstance(sources, Mapping) and sources:
+            found |= {f"{part}.{label}": source for label, source in sources.items()}
+        elif part in lineage:
+            found[part] = stated
+    return found
+
+
 def licence_of(lineage: Mapping[str, Any], part: str) -> str:
-    """What the lineage says of one part's licence, "" where there is nothing; MS MARCO's by its name."""
-    found = lineage.get(part)
+    """What the lineage says of the licence of one of `parts_of`, "" where there is nothing; MS MARCO's by its name."""
+    found = parts_of(lineage).get(part)
     if not isinstance(found, Mapping):
         return ""
     stated, name = str(found.get("licence") or ""), str(found.get("name") or "").lower()
-    return MS_MARCO if part == "data" and re.search(r"ms[-_ ]?marco", name) else stated
+    return MS_MARCO if part.startswith("data") and re.search(r"ms[-_ ]?marco", name) else stated
 
 
 def strictest(lineage: Mapping[str, Any]) -> str:
     """The licence of the part that forbids most, as it is stated; unknown ones forbid more than open ones."""
     order = [*list(WORDS)[:-1], "unknown", "open"]
-    stated = [licence_of(lineage, part) for part in PARTS if part in lineage]
+    stated = [licence_of(lineage, part) for part in parts_of(lineage)]
     return min(stated, key=lambda one: order.index(licence_kind(one)), default="")
 
 
 def objections(lineage: Mapping[str, Any], licence: str) -> list[str]:
     """Why a model of this lineage must not be published under `licence`, a line for each part; empty where it may."""
     wanted, found = licence_kind(licence), []
-    for part in PARTS:
-        if part not in lineage:
-            continue
+    for part in parts_of(lineage):
         stated = licence_of(lineage, part)
         kind, what = licence_kind(stated), f"{part} {_name(lineage, part)!r} ({stated or 'no licence stated'})"
         if kind == "unknown":
@@ -70,7 +84,7 @@ def card_licence(lineage: Mapping[str, Any]) -> str:
     chosen = lineage.get("licence")
     if isinstance(chosen, str) and chosen:
         return chosen.lower()
-    stated = {part: licence_of(lineage, part) for part in PARTS if part in lineage}
+    stated = {part: licence_of(lineage, part) for part in parts_of(lineage)}
     base = stated.get("base", "")
     is_open = all(licence_kind(one) == "open" for one in stated.values())
     return base.lower() if is_open and re.fullmatch(r"[\w.-]+", base) else "other"
@@ -82,5 +96,5 @@ def _family(licence: str) -> str:
 
 
 def _name(lineage: Mapping[str, Any], part: str) -> str:
-    found = lineage[part]
+    found = parts_of(lineage)[part]
     return str(found.get("name", "") if isinstance(found, Mapping) else found)

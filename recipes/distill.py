@@ -7,7 +7,7 @@ python -m recipes.distill --data FOLDER --eval FOLDER
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,8 +15,8 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.settings import MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
-from training.prepare import load_source, make_examples, make_start, teacher_run
+from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
+from training.prepare import load_sources, make_examples, make_start, teacher_run
 from training.tiers import TIERS
 
 
@@ -25,11 +25,7 @@ class DistillConfig:
     """What is distilled, from what, into what."""
 
     tier: str = setting("small", "size of the student", choices=list(TIERS))
-    data: str = setting(
-        "pydocs",
-        "what to train on: pydocs (built in), a BEIR folder, a .jsonl or .parquet file, or a set of the hub: msmarco, "
-        "OWNER/NAME or OWNER/NAME:CONFIG",
-    )
+    data: list[str] = field(default_factory=lambda: ["pydocs"], metadata={"help": DATA_HELP})
     eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of --data")
     teacher: str = setting("builtin", "builtin, a model folder, a hub id, or a file of scores (.jsonl, .tsv, .parquet)")
     base: str = setting(
@@ -51,8 +47,8 @@ def run(
     check(measuring, tier, output, config.base, training)
     stage = first_stage_of(search, measuring.cache)
 
-    say(f"1/7 data: {config.data}")
-    data = load_source(config.data, training.drop_leaks, training.keep_missing, measuring.test_share)
+    say(f"1/7 data: {', '.join(config.data)}")
+    data = load_sources(config.data, training.drop_leaks, training.keep_missing, measuring.test_share)
     dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length, stage)
 
     say(f"2/7 teacher: {config.teacher}")

@@ -153,7 +153,7 @@ def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Seq
     if not split:
         split = list(data.judgments)
         notes.append(f"There is no split {config.split!r}: all {len(split):,} judged queries are those to measure.")
-        trained = [model.name for model in models if trained_on(model) == data.name]
+        trained = [model.name for model in models if data.name in trained_on(model)]
         if trained and not any(data.splits.values()):
             notes.append(
                 f"{', '.join(trained)} learned from most of these queries, if trained on this very data: "

@@ -15,10 +15,10 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.settings import MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
+from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, RankingData, finished
 from training.documents import load_documents
-from training.prepare import load_source, make_examples, make_start
+from training.prepare import load_sources, make_examples, make_start
 from training.tiers import TIERS
 
 SYNTHETIC = "Trained and measured on synthetic queries, made from the documents themselves, and not on people's."
@@ -28,11 +28,7 @@ SYNTHETIC = "Trained and measured on synthetic queries, made from the documents 
 class FinetuneConfig:
     """What is fine-tuned, on what, into what."""
 
-    data: str | None = setting(
-        None,
-        "what to train on: pydocs (built in), a BEIR folder, a .jsonl or .parquet file, or a set of the hub: msmarco, "
-        "OWNER/NAME or OWNER/NAME:CONFIG",
-    )
+    data: list[str] = setting(None, DATA_HELP)
     documents: Path | None = setting(
         None, "instead of --data: a folder of .md, .rst and .txt files, of which queries and passages are made"
     )
@@ -58,7 +54,7 @@ def run(
     check(measuring, tier, config.output, config.base, training)
     stage = first_stage_of(search, measuring.cache)
 
-    say(f"1/7 data: {config.documents or config.data}")
+    say(f"1/7 data: {config.documents or ', '.join(config.data or [])}")
     data = load_data(config, training, measuring.test_share)
     dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length, stage)
 
@@ -109,7 +105,7 @@ def load_data(config: FinetuneConfig, training: TrainingConfig, test_share: floa
     if (config.data is None) == (config.documents is None):
         raise InputError("expected either --data or --documents: name one folder to train on")
     if config.documents is None:
-        return load_source(str(config.data), training.drop_leaks, training.keep_missing, test_share)
+        return load_sources(config.data, training.drop_leaks, training.keep_missing, test_share)
     data = finished(load_documents(config.documents), test_share=test_share)
     say(f"    {len(data.queries)} synthetic queries for {len(data.passages)} passages: {SYNTHETIC}")
     return data

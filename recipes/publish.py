@@ -22,7 +22,7 @@ from requests import RequestException
 
 from export.artifact import GateError, write_text
 from export.card import make_card
-from export.licence import PARTS, card_licence, objections
+from export.licence import PARTS, card_licence, objections, parts_of
 from recipes.command import launch, say, setting
 from training.backbone import hub_unreachable
 from training.data import InputError
@@ -38,7 +38,10 @@ class PublishConfig:
         None, "the model's licence; by default the base's where base, teacher and data are open"
     )
     stated: list[str] = setting(
-        None, "licences that you looked up, base=LICENCE teacher=LICENCE data=LICENCE; they go into the card", nargs="+"
+        None,
+        "licences that you looked up, base=LICENCE teacher=LICENCE data=LICENCE, or data.NAME=LICENCE for a source of "
+        "mixed data; they go into the card",
+        nargs="+",
     )
     branch: str = setting("main", "branch of the repository, made where it is not there")
     private: bool = setting(False, "make a new repository private; one that exists stays as it is")
@@ -85,7 +88,7 @@ def read_stated(given: list[str]) -> dict[str, str]:
     stated = {}
     for one in given:
         part, _, licence = one.partition("=")
-        if part not in PARTS or not licence.strip():
+        if part.partition(".")[0] not in PARTS or not licence.strip():
             raise InputError(f"--stated {one}: expected one of {', '.join(PARTS)}, =, and its licence: base=apache-2.0")
         stated[part] = licence.strip()
     return stated
@@ -98,9 +101,15 @@ def with_terms(manifest: Manifest, stated: Mapping[str, str], licence: str | Non
     """
     lineage: dict[str, Any] = dict(manifest.lineage)
     for part, words in stated.items():
-        if not isinstance(lineage.get(part), Mapping):
-            raise InputError(f"--stated {part}={words}: {manifest.name} has no {part}: leave it out")
-        lineage[part] = {**lineage[part], "licence": words}
+        parts = parts_of(lineage)
+        if not isinstance(parts.get(part), Mapping):
+            raise InputError(
+                f"--stated {part}={words}: {manifest.name} has no {part}: leave it out, or name one of "
+                f"{', '.join(parts)}"
+            )
+        whole, _, label = part.partition(".")
+        known = {**parts[part], "licence": words}
+        lineage[whole] = {**lineage[whole], "sources": {**lineage[whole]["sources"], label: known}} if label else known
     lineage["licence"] = licence or card_licence(lineage)
     if not licence and lineage["licence"] == "other":
         hints = objections(lineage, "")

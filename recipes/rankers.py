@@ -12,6 +12,7 @@ import flashranker
 from flashranker import Reranker, ScoreCache
 from flashranker.artifact import MANIFEST_NAME, read_manifest
 
+from export.licence import parts_of
 from export.parity import runtime_logits
 from recipes.measure import requests_of
 from training.candidates import Candidates
@@ -155,12 +156,14 @@ def scored(candidates: Candidates, scores: Iterable[float]) -> Run:
     return {query: {passage: float(next(given)) for passage in passages} for query, passages in candidates.items()}
 
 
-def trained_on(found: Found) -> str:
-    """The name of the data that an artifact says it was trained on; "" where nothing is said."""
+def trained_on(found: Found) -> set[str]:
+    """The names of the data that an artifact says it was trained on; none where nothing is said."""
     if found.kind != "artifact":
-        return ""
-    data = read_manifest(Path(found.source).expanduser()).lineage.get("data")
-    return str(data.get("name", "")) if isinstance(data, Mapping) else ""
+        return set()
+    parts = parts_of(read_manifest(Path(found.source).expanduser()).lineage)
+    return {
+        str(data.get("name")) for part, data in parts.items() if part.startswith("data") and isinstance(data, Mapping)
+    }
 
 
 @contextmanager

@@ -16,6 +16,11 @@ from training.student import SCRATCH
 from training.teacher import open_bi_encoder
 from training.tiers import Tier
 
+DATA_HELP = (
+    "what to train on: pydocs (built in), a BEIR folder, a .jsonl or .parquet file, or a set of the hub: msmarco, "
+    "OWNER/NAME or OWNER/NAME:CONFIG; several are mixed, SOURCE:WEIGHT by their weights"
+)
+
 
 @dataclass(frozen=True)
 class MeasuringConfig:

@@ -143,8 +143,9 @@ def lineage(
     """Where the result comes from, for the manifest; `began` is the recipe's start by `time.monotonic`."""
     found = {
         "base": {"name": base, "licence": licence(base), "start": start},
-        "data": {"name": data.name, "licence": data.licence, "queries": len(examples.dataset),
-                 "first stage": name_first_stage(data, stage), "mining": examples.mining},
+        "data": {"name": data.name, "licence": data.licence, **sources_of(data, examples),
+                 "queries": len(examples.dataset), "first stage": name_first_stage(data, stage),
+                 "mining": examples.mining},
         "measured on": measured_on(tests, stage),
         "languages": list(languages or ["en"]),
         "run": spent(began),
@@ -152,6 +153,19 @@ def lineage(
     if teacher:
         found["teacher"] = {"name": teacher, "licence": licence(teacher)}
     return found
+
+
+def sources_of(data: RankingData, examples: Examples) -> dict[str, Any]:
+    """Of mixed data what each source is, under which licence, and its share of the queries read with candidates."""
+    total = sum(examples.sources.values())
+    sources = {
+        label: {
+            "name": source.name, "licence": source.licence, "weight": source.weight,
+            "queries": examples.sources.get(label, 0), "share": examples.sources.get(label, 0) / total,
+        }
+        for label, source in data.sources.items()
+    }  # fmt: skip
+    return {"sources": sources} if sources else {}
 
 
 def measured_on(tests: Held, stage: FirstStage) -> dict[str, str]:

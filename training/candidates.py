@@ -9,6 +9,7 @@ from training.backbone import BUILTIN
 from training.data import RankingData
 from training.dense import dense_run
 from training.first_stage import bm25_candidates, fuse
+from training.mixture import parts
 from training.teacher import MAX_LENGTH
 
 Method = Literal["bm25", "dense", "both"]
@@ -36,10 +37,15 @@ BM25_OR_OWN = FirstStage()
 def find_candidates(
     data: RankingData, query_ids: Sequence[str], depth: int, stage: FirstStage = BM25_OR_OWN
 ) -> Candidates:
-    """The first `depth` candidates of each query, best first.
+    """The first `depth` candidates of each query, best first; mixed data are searched source by source.
 
     Raises InputError as `first_stage.bm25_run` and `dense.dense_run` do.
     """
+    if data.sources:
+        found: Candidates = {}
+        for one in parts(data):
+            found |= find_candidates(one, [query for query in query_ids if query in one.queries], depth, stage)
+        return {query: found[query] for query in query_ids}
     if stage.method is None and data.candidates:
         return {query: data.candidates.get(query, [])[:depth] for query in query_ids}
     if stage.method in (None, "bm25"):
@@ -55,6 +61,10 @@ def find_candidates(
 
 def name_first_stage(data: RankingData, stage: FirstStage) -> str:
     """What `find_candidates` takes for these data, for a manifest or a table."""
+    if data.sources:
+        names = {label: name_first_stage(one, stage) for label, one in zip(data.sources, parts(data), strict=True)}
+        same = len(set(names.values())) == 1
+        return next(iter(names.values())) if same else ", ".join(f"{label}: {name}" for label, name in names.items())
     if stage.method is None and data.candidates:
         return "candidates.tsv"
     if stage.method in (None, "bm25"):

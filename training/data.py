@@ -21,6 +21,15 @@ class InputError(ValueError):
 
 
 @dataclass(frozen=True)
+class Source:
+    """One of the data sets that were mixed: its name, licence, and weight in the choice of queries."""
+
+    name: str
+    licence: str
+    weight: float
+
+
+@dataclass(frozen=True)
 class RankingData:
     """Queries, passages, graded judgments and candidate lists.
 
@@ -29,6 +38,7 @@ class RankingData:
     `candidates`: query id -> passage ids, best first; queries without a list are absent.
     `splits`: "train", "dev" and "test" -> query ids; a split that the source lacks is an empty list.
     `scores`: query id -> passage id -> a teacher's raw logit, where the source brings some.
+    `sources`: of mixed data (see `mixture.mix`), whose ids are LABEL/ID: label -> source.
     """
 
     name: str
@@ -39,6 +49,7 @@ class RankingData:
     splits: dict[str, list[str]]
     licence: str
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
 
 
 def load(
@@ -172,14 +183,38 @@ def limit_queries(data: RankingData, split: str, limit: int, seed: int = 0) -> R
     """Keep at most `limit` queries of one split, drawn by the sha256 of seed and query id.
 
     The order of the split is kept, a larger limit keeps what a smaller one kept, and passages, judgments
-    and the other splits stay as they are. Raises InputError for a limit below 1 or an unknown split.
+    and the other splits stay as they are. Mixed data give each source its share, see `by_weight`.
+    Raises InputError for a limit below 1 or an unknown split.
     """
     if limit < 1:
         raise InputError(f"{data.name}: limit of {split} queries is {limit}; give 1 or more")
     if split not in data.splits:
         raise InputError(f"{data.name}: unknown split {split!r}; give one of {', '.join(data.splits)}")
-    drawn = set(sorted(data.splits[split], key=lambda query_id: _digest(f"{seed}:{query_id}"))[:limit])
+    ordered = sorted(data.splits[split], key=lambda query_id: _digest(f"{seed}:{query_id}"))
+    drawn = set(by_weight(data, ordered)[:limit])
     return replace(data, splits=data.splits | {split: [q for q in data.splits[split] if q in drawn]})
+
+
+def by_weight(data: RankingData, query_ids: Iterable[str]) -> list[str]:
+    """Queries of mixed data in an order whose every beginning has the sources in proportion to their weights.
+
+    A source keeps the order of its queries; once it has no more, the others go on. Other data stay in their order.
+    """
+    ordered = list(query_ids)
+    if not data.sources:
+        return ordered
+    seen: dict[str, int] = defaultdict(int)
+    places = {}
+    for query_id in ordered:
+        label = source_of(query_id)
+        places[query_id] = (seen[label] + 0.5) / data.sources[label].weight
+        seen[label] += 1
+    return sorted(ordered, key=places.__getitem__)
+
+
+def source_of(mixed_id: str) -> str:
+    """The label of the source that an id of mixed data comes from."""
+    return mixed_id.partition("/")[0]
 
 
 def fingerprint(data: RankingData) -> str:

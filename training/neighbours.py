@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset
 
-from training.data import RankingData, relevant_passages
+from training.data import RankingData, by_weight, relevant_passages
 
 NEIGHBOURS = 100  # candidates of the first query among which the others' passages are looked for
 
@@ -81,5 +81,5 @@ def neighbourhood_dataset(data: RankingData, groups: Sequence[Sequence[tuple[str
 
 
 def seeds_in_order(data: RankingData, seed: int) -> list[str]:
-    """The train queries in random order."""
-    return list(np.random.default_rng(seed).permutation(np.array(data.splits["train"], dtype=object)))
+    """The train queries in random order, those of mixed data by their sources' weights."""
+    return by_weight(data, np.random.default_rng(seed).permutation(np.array(data.splits["train"], dtype=object)))

@@ -1,6 +1,7 @@
 """From a data source to what training and measuring take: limited splits, candidates, teacher-scored examples."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from training.data import (
     load,
     relevant_passages,
     require_splits,
+    source_of,
 )
 from training.examples import Example, Scored, as_dataset, choose_by_teacher, choose_candidates
 from training.lexical import lexical_examples
 from training.metrics import run_from_scores
+from training.mixture import load_mixture, parts
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
 from training.projection import project_backbone
 from training.student import build_student
@@ -46,7 +49,8 @@ class Held:
 class Examples:
     """What a student is trained on, in order; its fingerprint, distinct passages, and whether a teacher scored it.
 
-    `mining`: how the candidates were chosen and how many of what there are, for the manifest.
+    `mining`: how the candidates were chosen and how many of what there are, for the manifest. `sources`: of mixed data,
+    label -> queries.
     """
 
     dataset: Dataset
@@ -54,6 +58,7 @@ class Examples:
     texts: list[str]
     taught: bool
     mining: dict[str, Any]
+    sources: dict[str, int]
 
 
 def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int, stage: FirstStage = BM25_OR_OWN) -> Held:
@@ -65,6 +70,16 @@ def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int, s
     answered = [query for query in data.splits[split] if relevant_passages(data, query)]
     data = limit_queries(replace(data, splits=data.splits | {split: answered}), split, limit, seed)
     return Held(data, find_candidates(data, data.splits[split], depth, stage))
+
+
+def load_sources(
+    given: Sequence[str], drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE
+) -> RankingData:
+    """One source as `load_source` reads it, or several with their weights as one: see `mixture.load_mixture`."""
+    try:
+        return load_mixture(given, lambda source: load_source(source, drop_leaks, keep_missing, test_share), drop_leaks)
+    except InputError as error:
+        raise InputError(str(error).replace("drop_leaks=True", "--drop_leaks")) from None
 
 
 def load_source(source: str, drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE) -> RankingData:
@@ -111,10 +126,16 @@ def make_examples(
     require_splits(data, "train")
     data = limit_queries(data, "train", queries, seed)
     lists = find_candidates(data, data.splits["train"], depth, stage)
-    chosen = choose_candidates(
-        data, data.splits["train"], lists, size=pool or candidates, random_share=random_share, seed=seed,
-        scored_only=teacher == OWN_SCORES, at_least=candidates,
-    )  # fmt: skip
+    chosen = [
+        example
+        for one in parts(data)  # negatives of another source would be too easy
+        for example in choose_candidates(
+            one, one.splits["train"], lists, size=pool or candidates, random_share=random_share, seed=seed,
+            scored_only=teacher == OWN_SCORES, at_least=candidates,
+        )
+    ]  # fmt: skip
+    if data.sources:
+        chosen = [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))]
     if not chosen:
         raise InputError(
             f"{data.name}: no training query has a relevant passage and {candidates - 1} others; "
@@ -148,7 +169,8 @@ def make_examples(
         warm_up = lexical_examples(texts, warm_up_queries, negatives=candidates - 1, seed=seed)
     ordered = warm_up + examples
     digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
-    return Examples(as_dataset(ordered), digest, texts, teacher is not None, mining)
+    sources = dict(Counter(source_of(one.query_id) for one in kept)) if data.sources else {}
+    return Examples(as_dataset(ordered), digest, texts, teacher is not None, mining, sources)
 
 
 def make_start(
