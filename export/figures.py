@@ -6,11 +6,13 @@ They carry no background and take their text colour from the page, so one file s
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 BLUE, ORANGE, GREEN = "#3b82c4", "#d9772b", "#3f9b6b"  # readable on white and on near-black
 INK = "#010203"  # stands for the page's text colour until the SVG is written
@@ -225,6 +227,40 @@ def tradeoff_figure(measure: str, points: Mapping[str, tuple[float, float, float
         axes.set_xlabel("milliseconds a query")
         axes.set_ylabel(plain(measure))
         return to_svg(figure, f"{measure} against milliseconds a query")
+
+
+@dataclass(frozen=True)
+class TierPoint:
+    """One artifact: ms for 100 passages, MB of its model, the mean of a measure and the ends of its interval."""
+
+    milliseconds: float
+    megabytes: float
+    mean: float
+    low: float
+    high: float
+
+
+def tiers_figure(measure: str, points: Mapping[str, TierPoint], first_stage: float) -> str:
+    """Quality against time and against size, in two panels; a line shows what the first stage reaches."""
+    with rc_context(styled(f"tiers {measure}")):
+        figure = Figure(figsize=(1.5 * SIZE[0], SIZE[1]))
+        panels = figure.subplots(1, 2, sharey=True)
+        costs = ("milliseconds for 100 passages", "megabytes")
+        for axes, cost, part in zip(panels, costs, ("milliseconds", "megabytes"), strict=True):
+            axes.axhline(first_stage, color=GREEN, linestyle="--", linewidth=1)
+            for name, point in points.items():
+                spent = getattr(point, part)
+                ends = [[point.mean - point.low], [point.high - point.mean]]
+                axes.errorbar([spent], [point.mean], ends, fmt="o", color=BLUE, ecolor=ORANGE, capsize=3)
+                axes.annotate(plain(name), (spent, point.mean), (6, -11), textcoords="offset points")
+            axes.margins(x=0.25)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel(cost)
+        panels[0].annotate("first stage", (0.02, first_stage), (0, 3), ("axes fraction", "data"), "offset points")
+        panels[0].set_ylabel(plain(measure))
+        return to_svg(figure, f"{measure} against milliseconds and against megabytes")
 
 
 def standalone(svg: str) -> str:

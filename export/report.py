@@ -14,11 +14,13 @@ from export.artifact import write_text
 from export.calibrate import brier_score, expected_calibration_error, probabilities
 from export.card import queries
 from export.figures import (
+    TierPoint,
     curve_figure,
     distribution_figure,
     latency_figure,
     quality_figure,
     reliability_figure,
+    tiers_figure,
 )
 
 Points = Sequence[tuple[int, float]]
@@ -37,6 +39,7 @@ class ReportContent:
     `calibration` they also give the reliability diagram.
     `latency`: system ("torch", "fp32", "int8") -> {"median", "low", "high"} in ms per 100 passages, low and
     high being the fastest and the slowest run. `latency_note`: machine, threads, passage length.
+    `tiers`: artifact -> its `TierPoint` in `tier_measure`, all of the same held-out queries.
     `sizes`: file -> bytes. `lineage`, `settings`: nested mappings of plain values. `command`: how to repeat.
     `examples`: {"query", "hits": [{"passage", "probability", "relevant"}]} each, best hit first.
     """
@@ -53,6 +56,8 @@ class ReportContent:
     calibration: Calibration | None = None
     latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     latency_note: str = ""
+    tiers: Mapping[str, TierPoint] = field(default_factory=dict)
+    tier_measure: str = "MRR@10"
     sizes: Mapping[str, int] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -71,6 +76,7 @@ def write_report(path: Path, content: ReportContent) -> None:
         training(content),
         scores(content),
         latency(content.latency, content.latency_note),
+        tiers(content),
         examples(content.examples),
         section("Sizes", table(["file", "bytes"], [[name, f"{size:,}"] for name, size in content.sizes.items()])),
         section("Lineage", pairs(content.lineage)),
@@ -152,6 +158,16 @@ def latency(systems: Mapping[str, Mapping[str, float]], note: str) -> str:
     rows = [[name, *(f"{value[key]:,.1f}" for key in ("median", "low", "high"))] for name, value in systems.items()]
     numbers = table(["ms per 100 passages", "median", "fastest", "slowest"], rows)
     return section("Latency", (f"<p>{escape(note)}</p>" if note else "") + figures([latency_figure(systems)]) + numbers)
+
+
+def tiers(content: ReportContent) -> str:
+    """Quality against milliseconds and megabytes, beside other artifacts that were measured on the same queries."""
+    stage = content.metrics.get("first stage", {}).get(content.tier_measure)
+    if not content.tiers or not stage:
+        return ""
+    drawn = tiers_figure(content.tier_measure, content.tiers, stage["mean"])
+    note = "<p>This artifact, and those beside it that were measured on the same held-out queries.</p>"
+    return section("Quality against time and size", note + figures([drawn]))
 
 
 def examples(values: Sequence[Mapping[str, Any]]) -> str:

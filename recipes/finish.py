@@ -12,6 +12,7 @@ from export.artifact import publish, seal
 from export.licence import licence_kind, strictest
 from export.report import ReportContent, write_report
 from recipes.measure import Exported, Measured
+from recipes.tiers_picture import MEASURE, siblings
 from training.backbone import checkpoint_of
 from training.train import TrainingResult
 
@@ -67,6 +68,8 @@ def finish(
             calibration=exported.calibration,
             latency=measured.latency,
             latency_note="interleaved in one process, 100 held-out passages",
+            tiers=siblings(output, manifest),
+            tier_measure=MEASURE,
             sizes={name: entry.bytes for name, entry in manifest.files.items()},
             lineage=lineage,
             settings=settings,

@@ -15,15 +15,19 @@ import flashranker
 from flashranker.artifact import read_manifest
 
 from export.artifact import write_json, write_text
+from export.figures import standalone, tiers_figure
 from recipes.bulk_cost import cost_section
 from recipes.evaluate_report import difference_rows, facts, quality_rows
 from recipes.full_size import full_size_section
 from recipes.rivals import SYSTEMS
 from recipes.serverless import serverless_section
 from recipes.serving_speed import serving_section
+from recipes.tiers_picture import MEASURE, recorded
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
+PICTURE = README.parent / "docs/tiers.svg"
+EXAMPLE = "distill-small.json"  # all tiers that were measured on its queries are in the picture
 EVALUATION = "evaluate.json"
 START, END = "<!-- numbers:start -->", "<!-- numbers:end -->"
 KEPT = (
@@ -257,6 +261,9 @@ def main(argv: list[str] | None = None) -> int:
     except flashranker.FlashRankerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if (RESULTS / EXAMPLE).is_file():
+        points, first_stage = recorded(sorted(RESULTS.glob("distill-*.json")), RESULTS / EXAMPLE)
+        write_text(PICTURE, standalone(tiers_figure(MEASURE, points, first_stage)))
     text = README.read_text(encoding="utf-8")
     before, after = text.partition(START)[0], text.partition(END)[2]
     write_text(README, before + numbers() + after)
