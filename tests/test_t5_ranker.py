@@ -150,9 +150,9 @@ def test_chosen_layers_keep_the_table_of_positions(t5: Path, tmp_path: Path) -> 
 
 
 @torch.no_grad()
-def test_behind_closed_gates_a_pair_scores_as_its_texts_apart() -> None:
+def test_behind_closed_gates_a_pair_scores_as_its_texts_apart(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, tokenizer = scratch_student(TEXTS)
+    model, tokenizer = scratch_student(TEXTS, tmp_path)
     model.eval()
     model.gate.fill_(-1e4)
     model.term_weight.copy_(torch.linspace(0, 3, len(tokenizer)))

@@ -67,7 +67,8 @@ class SimilarityRanker(BertPreTrainedModel):
         real = mask.to(self.dimension_weight.dtype)
         passage = types.to(real.dtype) * real
         state = self.encode(input_ids, mask, types)
-        logit = read_together(self, input_ids, state, real - passage, passage)
+        query = real - passage
+        logit = read_together(self, state, query, passage, self.term_weight[input_ids].relu() * query)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
     def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
@@ -80,7 +81,8 @@ class SimilarityRanker(BertPreTrainedModel):
         passage_state = self.encode(passage_ids, passage_mask, torch.zeros_like(passage_ids))
         query, passage = (mask.to(query_state.dtype) for mask in (query_mask, passage_mask))
         passage = passage * (torch.arange(passage.shape[1], device=passage.device) > 0)  # a pair has one [CLS]
-        return read_apart(self, query_ids, query_state, query, passage_state, passage)
+        terms = self.term_weight[query_ids].relu() * query
+        return read_apart(self, query_state, query, passage_state, passage, terms)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         """Last states (batch, length, hidden size) of one or two segments; ids, mask and types (batch, length)."""
@@ -100,27 +102,25 @@ class SimilarityRanker(BertPreTrainedModel):
         return state
 
 
-def read_together(ranker: Any, input_ids: Tensor, state: Tensor, query: Tensor, passage: Tensor) -> Tensor:
+def read_together(ranker: Any, state: Tensor, query: Tensor, passage: Tensor, terms: Tensor) -> Tensor:
     """Cosine of the means and late interaction of pairs read together, (batch,).
 
-    Args: a ranker's learned weights; ids (batch, length); last states (batch, length, h); 1 at the tokens of query and
-    of passage, (batch, length) each.
+    Args: what has the learned weights; last states (batch, length, h); how much each token counts in the means of
+    query and passage, 0 outside of them, (batch, length) each; and in late interaction, (batch, length).
     """
     direction = normalize(state, dim=2)
     # Not a product with a vector: a quantizer would round it.
     cosine = (mean(state, query) * mean(state, passage) * ranker.dimension_weight).sum(dim=1)
-    weight = ranker.term_weight[input_ids].relu() * query
-    return cosine + ranker.late_scale * late_interaction(direction @ direction.transpose(1, 2), weight, passage)
+    return cosine + ranker.late_scale * late_interaction(direction @ direction.transpose(1, 2), terms, passage)
 
 
 def read_apart(
-    ranker: Any, query_ids: Tensor, query_state: Tensor, query: Tensor, passage_state: Tensor, passage: Tensor
+    ranker: Any, query_state: Tensor, query: Tensor, passage_state: Tensor, passage: Tensor, terms: Tensor
 ) -> Tensor:
     """The same of all queries (q, n) with all passages (p, m), each text's states by itself: (q, p)."""
     cosine = (mean(query_state, query) * ranker.dimension_weight) @ mean(passage_state, passage).T
     cosines = torch.einsum("qnh,pmh->qpnm", normalize(query_state, dim=2), normalize(passage_state, dim=2))
-    weight = (ranker.term_weight[query_ids].relu() * query)[:, None]
-    return cosine + ranker.late_scale * late_interaction(cosines, weight, passage)
+    return cosine + ranker.late_scale * late_interaction(cosines, terms[:, None], passage)
 
 
 def late_interaction(cosines: Tensor, weight: Tensor, present: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from training.backbone import resolve_model
+from training.backbone import BUILTIN, resolve_model
 from training.data import InputError
 from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig
 from training.t5_ranker import T5Ranker
@@ -57,11 +57,11 @@ def build_student(
     """
     torch.manual_seed(seed)
     if base == SCRATCH:
-        ranker, words = scratch_student(texts)
+        ranker, words = scratch_student(texts, destination.with_name("words"))
         with torch.no_grad():
             ranker.term_weight.copy_(term_weights(words, texts, ranker.config.vocab_size))
         save_checkpoint(ranker, words, destination)
-        return f"{ranker.config.num_layers} T5 layers of width {ranker.config.d_model} with random weights"
+        return f"{ranker.config.num_layers} random T5 layers on a table of words embedded by {BUILTIN}"
     folder = resolve_model(base)
     try:
         config = AutoConfig.from_pretrained(folder, num_labels=1)

@@ -5,8 +5,9 @@ first token's last state. That prompt stands in the tokenizer's own pair templat
 passage makes the same input. T5, FLAN-T5 and mT5 weights load as they are; the decoder's are left out. As nothing but
 the first token is read, the last block is computed there alone, which is exact.
 
-A T5 that starts from nothing does not find matching words by itself: `similar` gives it the gate and the readings of a
-`SimilarityRanker`, whose start is a match of words. T5 knows no token types: the passage is what follows the first
+A T5 that starts from nothing does not find matching words by itself. `similar` gives it the gate and the readings of a
+`SimilarityRanker`, its means weighted by term, and one more: how often each token of the query stands in the passage,
+saturated as in BM25 (Robertson and Zaragoza, 2009). T5 knows no token types: the passage is what follows the first
 end-of-sequence token.
 """
 
@@ -19,6 +20,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
 from training.similarity_ranker import CLOSED, COSINE_SCALE, LATE_SCALE, read_apart, read_together
+
+EXACT_SCALE = 16.0
+K1, B = 0.9, 0.4  # as first_stage.py has them
+USUAL_LENGTH = 64.0  # tokens of a passage; BM25 takes the corpus's mean
 
 
 class T5RankerConfig(T5Config):
@@ -50,6 +55,7 @@ class T5Ranker(T5PreTrainedModel):
             self.gate = nn.Parameter(torch.full((config.num_layers, config.num_heads), CLOSED))
             self.dimension_weight = nn.Parameter(torch.full((config.d_model,), COSINE_SCALE))
             self.late_scale = nn.Parameter(torch.tensor([LATE_SCALE]))
+            self.exact_scale = nn.Parameter(torch.tensor([EXACT_SCALE]))
             self.term_weight = nn.Parameter(torch.ones(config.vocab_size))
         self.post_init()
 
@@ -81,14 +87,22 @@ class T5Ranker(T5PreTrainedModel):
         ends = torch.eq(input_ids, self.end).long()
         passage = ((ends.cumsum(dim=1) - ends) > 0).to(real.dtype) * real
         state = self.encode(input_ids, mask, passage)
-        logit = read_together(self, input_ids, state, real - passage, passage)
+        weight = self.term_weight[input_ids].relu()
+        terms = weight * (real - passage)
+        logit = read_together(self, state, terms, weight * passage, terms)
+        same = (input_ids[:, :, None] == input_ids[:, None, :]).to(real.dtype)
+        logit = logit + self.exact_scale * exact_match(same, terms, passage)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
     def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
         """Logits (queries, passages) of all pairs, each text read by itself, as `SimilarityRanker.score_apart`."""
         query_state, passage_state = self.encode(query_ids, query_mask), self.encode(passage_ids, passage_mask)
-        query, passage = (mask.to(query_state.dtype) for mask in (query_mask, passage_mask))
-        return read_apart(self, query_ids, query_state, query, passage_state, passage)
+        passage = passage_mask.to(query_state.dtype)
+        terms = self.term_weight[query_ids].relu() * query_mask
+        weight = self.term_weight[passage_ids].relu() * passage
+        logits = read_apart(self, query_state, terms, passage_state, weight, terms)
+        same = (query_ids[:, None, :, None] == passage_ids[None, :, None, :]).to(passage.dtype)
+        return logits + self.exact_scale * exact_match(same, terms[:, None], passage)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, passage: Tensor | None = None) -> Tensor:
         """Last states (batch, length, width), or (batch, 1, width) of the first token where no more is read.
@@ -109,6 +123,18 @@ class T5Ranker(T5PreTrainedModel):
             else:
                 state = block(state, position_bias=gated)[0]
         return self.encoder.final_layer_norm(state)
+
+
+def exact_match(same: Tensor, terms: Tensor, passage: Tensor) -> Tensor:
+    """The weighted mean over a query's tokens of BM25's saturated count in the passage; leading axes broadcast.
+
+    Args: same (..., n, m), 1 where two tokens are equal; weight of the n tokens (..., n); passage (..., m), 1 at its
+    tokens.
+    """
+    count = (same * passage[..., None, :]).sum(dim=-1)
+    length = passage.sum(dim=-1, keepdim=True) / USUAL_LENGTH
+    saturated = count / (count + K1 * (1.0 - B + B * length))
+    return (saturated * terms).sum(dim=-1) / terms.sum(dim=-1).clamp(min=1e-6)
 
 
 def first_token(block: Any, state: Tensor, bias: Tensor) -> Tensor:

@@ -8,15 +8,18 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5TokenizerFast
 
+from training.backbone import BUILTIN
 from training.data import InputError
 from training.t5_ranker import T5Ranker, T5RankerConfig
+from training.teacher import encode_texts
 
 CHECKPOINTS = ("t5", "mt5")
 PROMPTS = ("Query:", "Document:")  # as RankT5 was trained to read them
 VOCABULARY = 8192
 SCRATCH_MAX_LENGTH = 512
-# What a CPU trains in minutes; T5 v1.1's proportions.
-SCRATCH = {"d_model": 256, "d_kv": 64, "num_heads": 4, "d_ff": 512, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
+# What a CPU trains in minutes, as wide as the backbone that knows the words.
+SCRATCH = {"d_kv": 64, "num_heads": 6, "d_ff": 768, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
+QUIET = 0.1  # factor of what random blocks add at first: the words' own vectors lead
 
 
 def t5_student(folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> T5Ranker:
@@ -66,17 +69,28 @@ def set_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
     backend.post_processor = Tokenizer.from_str(json.dumps(content)).post_processor
 
 
-def scratch_student(texts: Sequence[str]) -> tuple[T5Ranker, PreTrainedTokenizerFast]:
-    """A small T5 of random weights, `similar`, and a Unigram tokenizer of the texts' own pieces.
+def scratch_student(texts: Sequence[str], cache: Path) -> tuple[T5Ranker, PreTrainedTokenizerFast]:
+    """A small T5 with random blocks, `similar`, and a Unigram tokenizer of the texts' own pieces.
 
-    Raises InputError where the texts have too few words for any vocabulary.
+    Its table of words is the built-in backbone's embedding of each piece by itself, less their mean: a static model of
+    the teacher (Model2Vec; Tulkens and van Dongen, 2024). `cache` keeps what was embedded.
     """
     tokenizer = train_tokenizer(texts)
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    words = encode_texts(BUILTIN, [piece.replace("\u2581", " ").strip() or "," for piece in pieces], cache)
+    table = torch.from_numpy(words - words.mean(axis=0))
+    table[tokenizer.all_special_ids] = 0.0
     config = T5RankerConfig(
-        similar=True, vocab_size=len(tokenizer), dropout_rate=0.0, classifier_dropout=0.0, num_labels=1,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **SCRATCH,
+        similar=True, vocab_size=len(tokenizer), d_model=table.shape[1], dropout_rate=0.0, classifier_dropout=0.0,
+        num_labels=1, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **SCRATCH,
     )  # fmt: skip
-    return T5Ranker(config), tokenizer
+    model = T5Ranker(config)
+    with torch.no_grad():
+        model.shared.weight.copy_(table * table.shape[1] ** 0.5)  # of the size that T5 gives its tables
+        for block in model.encoder.block:
+            block.layer[0].SelfAttention.o.weight.mul_(QUIET)
+            block.layer[1].DenseReluDense.wo.weight.mul_(QUIET)
+    return model, tokenizer
 
 
 def train_tokenizer(texts: Sequence[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:

@@ -28,7 +28,7 @@ from training.student import save_checkpoint
 MEASURE = "MRR@10"
 # A SimilarityRanker's gates and weights of dimensions and terms are of size 4 to 20: at the rate of ordinary weights,
 # which are of size 0.05, they would stand still.
-SCALARS = r"\.(gate|dimension_weight|term_weight|late_scale)$"
+SCALARS = r"\.(gate|dimension_weight|term_weight|late_scale|exact_scale)$"
 SCALAR_RATE = 1e-2
 DONE = "training.json"
 # A row of eight pairs keeps about 300 MB for its gradient (6 x 384, 128 tokens); a step of more rows sums up parts.
