@@ -11,10 +11,7 @@ import onnxruntime
 from flashranker.threads import available_threads
 from onnx import TensorProto, helper, numpy_helper
 
-from export.rounding import Int8Weight, quantize_rows
-
-# Tables below this many values (token types) are left in fp32: nothing to gain.
-SMALL_TABLE = 4096
+from export.rounding import Int8Weight
 
 
 @dataclass(frozen=True)
@@ -105,33 +102,6 @@ def observe(
         name: Inputs(products[name] / tokens[name], sums[name] / tokens[name], largest[name], samples[name])
         for name in names
     }
-
-
-def quantize_embeddings(model: onnx.ModelProto) -> None:
-    """Stores embedding tables as int8 rows with a scale per row, in place: Gather, Gather, Cast, Mul.
-
-    One scale for a whole table, as in ORT's own Gather quantization, rounds rare small rows away.
-    """
-    constants = initializers(model)
-    for node in list(model.graph.node):
-        table = constants.get(node.input[0]) if node.op_type == "Gather" else None
-        if (
-            table is None
-            or table.data_type != TensorProto.FLOAT
-            or len(table.dims) != 2
-            or np.prod(table.dims) < SMALL_TABLE
-        ):
-            continue
-        rows = quantize_rows(numpy_helper.to_array(table))
-        name, output, indices = table.name, node.output[0], node.input[1]
-        new = [
-            helper.make_node("Gather", [f"{name}_int8", indices], [f"{output}_int8"], f"{node.name}_values"),
-            helper.make_node("Gather", [f"{name}_scale", indices], [f"{output}_scale"], f"{node.name}_scales"),
-            helper.make_node("Cast", [f"{output}_int8"], [f"{output}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output], f"{node.name}_rescaled"),
-        ]
-        replace_node(model, node, new)
-        store_int8(model, name, rows)
 
 
 def multiply_activation(model: onnx.ModelProto, source: str, multiplier: np.ndarray) -> None:

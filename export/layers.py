@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from export import int8_graph
 from export.activations import PLAIN, Treatment, best_treatment
+from export.embeddings import quantize_embeddings
 from export.int8_graph import Inputs, Linear
 from export.rounding import Int8Weight, quantize_weight
 from export.trial import Trial
@@ -24,6 +25,7 @@ class Layers:
     observed: dict[str, Inputs]
     treatments: dict[str, Treatment]
     weights: dict[str, np.ndarray]
+    embedding_bits: int = 8
     # Kept, because rounding takes seconds.
     rounded: dict[tuple[str, bool], Int8Weight] = field(default_factory=dict)
 
@@ -48,7 +50,7 @@ class Layers:
         return sum(self.weights[linear.weight].size for linear in self.groups[source])
 
 
-def calibrate(model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]]) -> Layers:
+def calibrate(model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]], embedding_bits: int = 8) -> Layers:
     """Observes the linear layers' inputs and chooses the treatment of each."""
     groups: dict[str, list[Linear]] = defaultdict(list)
     for linear in int8_graph.find_linears(model):
@@ -60,7 +62,7 @@ def calibrate(model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]]) ->
         source: best_treatment(observed[source], [weights[linear.weight] for linear in group])
         for source, group in groups.items()
     }
-    return Layers(model, groups, observed, treatments, weights)
+    return Layers(model, groups, observed, treatments, weights, embedding_bits)
 
 
 def build(
@@ -75,12 +77,12 @@ def build(
     Args:
         in_fp32: multiply these layers in fp32; their weights are stored as int8 all the same.
         stored_fp16: those of `in_fp32` whose weights are stored as fp16 instead.
-        embeddings: whether to store the embedding tables as int8 too.
+        embeddings: whether to store the embedding tables in few bits too.
         only: quantize the layers that read this activation, and nothing else.
     """
     candidate = int8_graph.copy(layers.model)
     if embeddings:
-        int8_graph.quantize_embeddings(candidate)
+        quantize_embeddings(candidate, layers.embedding_bits)
     groups = {source: group for source, group in layers.groups.items() if only in ("", source)}
     for source, group in groups.items():
         treatment = PLAIN if source in in_fp32 else layers.treatments[source]

@@ -13,6 +13,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export import int8_graph
+from export.embeddings import quantize_embeddings
 from export.layers import Layers, build, by_noise, calibrate
 from export.trial import Trial, split
 
@@ -43,8 +44,9 @@ def quantize_int8(
        to all. Their weights stay stored as int8, so this costs time and no bytes.
     4. The worst of those are stored as fp16 too, as few as needed and as many as the limit allows.
 
-    On every rung embeddings are int8 with a scale per row; LayerNorms, attention products and the head stay
-    fp32. Every other query serves to calibrate; tau is measured on the rest, one pair at a time as the
+    On every rung embeddings are int8 with a scale per row, or, where the first rung would exceed the limit so, the
+    words' have 4 bits with a scale for 32 values. LayerNorms, attention products and the head stay fp32. Every other
+    query serves to calibrate; tau is measured on the rest, one pair at a time as the
     runtime runs them.
 
     Args:
@@ -57,8 +59,9 @@ def quantize_int8(
     Returns:
         Plain JSON values: "rung", "reached" (tau and bytes), "tau", "noise" (standard deviation of the error
         within queries as a share of the logits' own), "largest_error" (as a share of the largest logit),
-        "bytes", "fits", "limit_bytes", "target_tau", "fp32_layers" and "fp16_layers" (names), "treatments",
-        "pairs" (how many were measured) and "rungs": all that were tried, with the numbers of such layers.
+        "bytes", "fits", "limit_bytes", "embedding_bits", "target_tau", "fp32_layers" and "fp16_layers" (names),
+        "treatments", "pairs" (how many were measured) and "rungs": all that were tried, with the numbers of such
+        layers.
 
     Raises:
         ValueError: lengths differ, or no query has two pairs.
@@ -89,8 +92,11 @@ def quantize_int8(
         return reached
 
     treatments: dict[str, str] = {}
-    if not accepts(DYNAMIC, ort_dynamic(model)):
-        layers = calibrate(model, observing)
+    bits, candidate = 8, ort_dynamic(model)
+    if candidate.ByteSize() > limit_bytes:
+        bits, candidate = 4, ort_dynamic(model, 4)
+    if not accepts(DYNAMIC, candidate):
+        layers = calibrate(model, observing, bits)
         treatments = {source: one.name for source, one in layers.treatments.items() if not one.plain}
         climb(layers, trial, limit_bytes, accepts)
     result, candidate = best[0]
@@ -98,6 +104,7 @@ def quantize_int8(
     return result | {
         "target_tau": target_tau,
         "limit_bytes": limit_bytes,
+        "embedding_bits": bits,
         "pairs": len(trial.pairs),
         "treatments": treatments if result["rung"] != DYNAMIC else {},
         "rungs": [one | {key: len(one[key]) for key in NO_LAYERS} for one in tried],
@@ -136,10 +143,10 @@ def fewest(count: int, taken: Callable[[int], bool]) -> bool:
     return found
 
 
-def ort_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
+def ort_dynamic(model: onnx.ModelProto, embedding_bits: int = 8) -> onnx.ModelProto:
     """Rung 1, by onnxruntime.quantization but for the embeddings."""
     candidate = int8_graph.copy(model)
-    int8_graph.quantize_embeddings(candidate)
+    quantize_embeddings(candidate, embedding_bits)
     # The quantizer first turns Gemm, here pooler and classifier, into MatMul of this name.
     head = [f"{node.name}_MatMul" for node in candidate.graph.node if node.op_type == "Gemm"]
     with tempfile.TemporaryDirectory() as folder:
@@ -148,6 +155,8 @@ def ort_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
         quantize_dynamic(
             plain, quantized, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True,
             weight_type=QuantType.QInt8, nodes_to_exclude=head,
+            # What comes behind an operator of onnxruntime's own, as 4-bit embeddings are, shape inference can't type.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )  # fmt: skip
         return onnx.load(quantized)
 

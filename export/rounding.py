@@ -14,6 +14,9 @@ WEIGHT_LIMIT = 127
 # (2 suffices).
 CLIP_RATIOS = (2.02, 1.7, 1.45, 1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6)
 
+BLOCK = 32  # values of an embedding that share a scale where they have 4 bits
+BLOCK_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of -8, what the largest value of a block may become
+
 
 @dataclass(frozen=True)
 class Int8Weight:
@@ -32,6 +35,24 @@ def quantize_rows(table: np.ndarray) -> Int8Weight:
     scale = np.abs(table).max(axis=1, keepdims=True) / WEIGHT_LIMIT
     scale = np.where(scale == 0, 1.0, scale).astype(np.float32)
     return Int8Weight(np.rint(table / scale).astype(np.int8), scale)
+
+
+def quantize_blocks(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """4-bit values -8 to 7, int8 (rows, width), and a scale for each BLOCK of a row, float32 (rows, width / BLOCK).
+
+    The value of largest magnitude of a block becomes -8 or a little less, whichever of BLOCK_RATIOS errs least.
+    """
+    blocks = table.reshape(len(table), -1, BLOCK).astype(np.float32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
+    values, scale = np.zeros(blocks.shape, np.int8), np.ones_like(largest)
+    best = np.full(largest.shape, np.inf, np.float32)
+    for ratio in BLOCK_RATIOS:
+        tried = np.where(largest == 0, 1.0, largest / (-8 * ratio)).astype(np.float32)
+        rounded = np.clip(np.rint(blocks / tried), -8, 7)
+        error = ((blocks - rounded * tried) ** 2).sum(axis=2, keepdims=True)
+        values = np.where(error < best, rounded, values).astype(np.int8)
+        scale, best = np.where(error < best, tried, scale), np.minimum(error, best)
+    return values.reshape(table.shape), scale[..., 0]
 
 
 def quantize_weight(weight: np.ndarray, hessian: np.ndarray, paired: bool = True) -> Int8Weight:
