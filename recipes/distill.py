@@ -63,7 +63,10 @@ def run(
 
     say(f"3/7 student: {config.tier} from {config.base}")
     workspace = stages.make_workspace(plain(config, measuring, training, search), measuring.cache, data, examples)
-    start = make_start(config.base, tier, examples.texts, workspace / "start", measuring.seed, training.layers)
+    start = make_start(
+        config.base, tier, examples.texts, workspace / "start", measuring.seed, training.layers,
+        stages.kept_languages(measuring, training),
+    )  # fmt: skip
     say(f"    {start}")
 
     say("4/7 training")

@@ -15,6 +15,7 @@ from training.prepare import POOL
 from training.student import SCRATCH
 from training.teacher import open_bi_encoder
 from training.tiers import Tier
+from training.vocabulary import scripts_of
 
 DATA_HELP = (
     "what to train on: pydocs (built in), a BEIR folder, a .jsonl or .parquet file, or a set of the hub: msmarco, "
@@ -52,6 +53,10 @@ class TrainingConfig:
         choices=["refuse", "report"],
     )
     layers: list[int] = setting(None, "layers of the base to keep, counted from 0; all by default", nargs="+")
+    trim_vocabulary: bool = setting(
+        False,
+        "keep only what --languages need of the base's vocabulary: a smaller file, the same tokens in their scripts",
+    )
     limit: int | None = setting(None, "training queries; by default the tier's")
     candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
     random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
@@ -140,6 +145,8 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
         raise InputError(f"--false_negative_margin is {training.false_negative_margin}: expected a number of logits")
     if not 0 < config.test_share <= LARGEST_TEST_SHARE:
         raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
+    if training and training.trim_vocabulary:
+        scripts_of(config.languages or [])
     if base == BUILTIN and not tier.builtin:
         raise InputError(
             f"--base {base} can't become this tier: expected --base {tier.hub_base}, a download, or the folder of "

@@ -53,6 +53,8 @@ def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, exa
     weights, and the code.
     """
     decisive = {name: value for name, value in settings.items() if name not in IRRELEVANT}
+    if settings.get("trim_vocabulary"):
+        decisive["languages"] = settings["languages"]
     weights = "" if settings["base"] == SCRATCH else model_fingerprint(resolve_model(settings["base"]))
     code = sorted(Path(training.__file__).parent.glob("*.py"))
     content = json.dumps([
@@ -62,6 +64,11 @@ def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, exa
     workspace = cache / "runs" / f"{settings['tier']}-{sha256(content.encode()).hexdigest()[:12]}"
     workspace.mkdir(parents=True, exist_ok=True)
     return workspace
+
+
+def kept_languages(measuring: MeasuringConfig, training: TrainingConfig) -> list[str]:
+    """The languages that the vocabulary is trimmed to; none where it stays whole."""
+    return list(measuring.languages or []) if training.trim_vocabulary else []
 
 
 def train_apart(

@@ -174,12 +174,19 @@ def make_examples(
 
 
 def make_start(
-    base: str, tier: Tier, texts: Sequence[str], destination: Path, seed: int, layers: Sequence[int] | None = None
+    base: str,
+    tier: Tier,
+    texts: Sequence[str],
+    destination: Path,
+    seed: int,
+    layers: Sequence[int] | None = None,
+    languages: Sequence[str] = (),
 ) -> str:
     """Write the untrained student into `destination` and say in a sentence how it was made; `texts` are its domain's.
 
     From the built-in backbone nano is a projection; every other student keeps the width of its base. `layers` of the
-    base are kept, by default all, or of a projection the first ones. Raises InputError for one that is not there.
+    base are kept, by default all, or of a projection the first ones; and of its vocabulary what `languages` need, or
+    all of it. Raises InputError for a layer that is not there or a language that is not known.
     """
     if base == BUILTIN and tier.projected:
         projected = destination.with_name("projected")
@@ -191,11 +198,11 @@ def make_start(
             layers=tuple(layers or range(tier.layers)),
             seed=seed,
         )
-        build_student(str(projected), destination, texts=texts, similar=True, seed=seed)
+        build_student(str(projected), destination, texts=texts, similar=True, languages=languages, seed=seed)
         explained = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         depth = len(layers or range(tier.layers))
         return f"{depth} layers of width {tier.width} projected from {base} in closed form (R2: {explained})"
-    return build_student(base, destination, texts=texts, layers=layers, seed=seed)
+    return build_student(base, destination, texts=texts, layers=layers, languages=languages, seed=seed)
 
 
 def make_neighbourhoods(

@@ -25,9 +25,11 @@ from transformers import (
 
 from training.backbone import BUILTIN, resolve_model
 from training.data import InputError
+from training.pair_template import with_token_types
 from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig
 from training.t5_ranker import T5Ranker
 from training.t5_student import CHECKPOINTS, scratch_student, t5_student
+from training.vocabulary import trim_model, trim_tokenizer
 
 SCRATCH = "scratch"  # the base's name where a T5 is to start from nothing
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
@@ -40,6 +42,7 @@ def build_student(
     texts: Sequence[str] = (),
     similar: bool | None = None,
     layers: Sequence[int] | None = None,
+    languages: Sequence[str] = (),
     seed: int = 0,
 ) -> str:
     """Write the untrained student's folder and say in a sentence how it starts.
@@ -53,7 +56,8 @@ def build_student(
             without them all words weigh the same.
         similar: whether a BERT becomes a `SimilarityRanker`; by default where it has a bi-encoder's modules.json.
         layers: which of the base's layers to keep, counted from 0; all by default.
-    Raises: InputError when the base can't be loaded, or a chosen layer is not there.
+        languages: codes of the languages whose part of the vocabulary is kept (`vocabulary.SCRIPTS`); all by default.
+    Raises: InputError when the base can't be loaded, a chosen layer is not there, or a language is not known.
     """
     torch.manual_seed(seed)
     if base == SCRATCH:
@@ -70,6 +74,8 @@ def build_student(
             setattr(config, name, value)
         if similar is None:
             similar = config.model_type == "bert" and (folder / "modules.json").is_file()
+        if similar:
+            tokenizer = with_token_types(tokenizer)
         if config.model_type in CHECKPOINTS:
             model: PreTrainedModel = t5_student(folder, config, tokenizer)
         else:
@@ -78,10 +84,16 @@ def build_student(
         raise InputError(f"base {base!r} can't be loaded as a one-logit encoder: {error}") from None
     if layers is not None:
         model = _with_layers(model, layers, base)
+    trimmed = ""
+    if languages:
+        before = model.config.vocab_size
+        tokenizer, old_ids = trim_tokenizer(tokenizer, languages)
+        trim_model(model, old_ids, tokenizer.pad_token_id)
+        trimmed = f", {len(old_ids):,} of its {before:,} pieces for {' '.join(languages)}"
     depth = model.config.num_hidden_layers
     save_checkpoint(model, tokenizer, destination)
     head = "starting from its similarity" if similar else "with its own or a fresh head"
-    return f"{depth} layers of {base}, {head}"
+    return f"{depth} layers of {base}, {head}{trimmed}"
 
 
 def _plain(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
