@@ -42,7 +42,7 @@ def front_matter(manifest: Manifest) -> str:
 
 
 def introduction(manifest: Manifest) -> str:
-    """What it is, in three sentences."""
+    """What it is, in a few sentences."""
     size = manifest.files.get("onnx/model.onnx")
     megabytes = f" of {size.bytes / MEGABYTE:.1f} MB" if size else ""
     return (
@@ -50,7 +50,17 @@ def introduction(manifest: Manifest) -> str:
         f"returns one relevance logit. An ONNX graph{megabytes}, made for CPUs; query and passage share "
         f"{manifest.max_length} tokens. "
         f"Probabilities are sigmoid({manifest.calibration.a:.4g} x logit {manifest.calibration.b:+.4g})."
+        f"{several_languages(manifest)}"
     )
+
+
+def several_languages(manifest: Manifest) -> str:
+    """Which languages its data were in, where that is more than one; what the base reads beyond them is not known."""
+    languages = manifest.lineage.get("languages") or []
+    if len(languages) < 2:
+        return ""
+    named = f"{', '.join(languages[:-1])} and {languages[-1]}"
+    return f" Its data are in {named}: in other languages it was not measured here."
 
 
 def usage(manifest: Manifest) -> str:

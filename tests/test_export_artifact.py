@@ -3,6 +3,7 @@ hold."""
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from export.artifact import GateError, publish, seal, stage_artifact
+from export.card import make_card
 from export.cls_graph import export_first_token
 from export.to_onnx import ExportError
 from export.verify import Gate, ndcg_gate, size_gate
@@ -181,6 +183,14 @@ def test_the_card_states_the_manifests_numbers(staging: Path) -> None:
     assert "python -m recipes.distill --tier nano" in card
     assert "sigmoid(1.5 x logit -0.25)" in card
     assert "PSF-2.0" in card
+
+
+def test_the_card_of_a_model_of_several_languages_says_which(staging: Path) -> None:
+    sealed = complete(staging, [size_gate(1, 5)])
+    assert "in other languages" not in make_card(sealed)
+    card = make_card(replace(sealed, lineage=LINEAGE | {"languages": ["en", "ko", "ja"]}))
+    assert "Its data are in en, ko and ja: in other languages it was not measured here." in card
+    assert yaml.safe_load(card.split("---")[1])["language"] == ["en", "ko", "ja"]
 
 
 def test_sealing_again_gives_the_same_card(staging: Path) -> None:
