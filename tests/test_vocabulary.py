@@ -12,7 +12,7 @@ from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multilingual import MIXED, SENTENCES, make_multilingual_bi_encoder, make_unigram
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from training.data import InputError
@@ -120,6 +120,30 @@ def test_wordpiece_loses_the_other_scripts_and_frames_pairs_with_its_new_ids(
     ids = trimmed("дом", "м")["input_ids"]
     assert trimmed.convert_ids_to_tokens(ids) == ["[CLS]", "д", "##о", "##м", "[SEP]", "м", "[SEP]"]
     assert [old_ids[new] for new in ids] == wordpiece("дом", "м")["input_ids"]
+
+
+FRAMES = {
+    "template": processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 4), ("[SEP]", 5)]
+    ),
+    "bert": processors.BertProcessing(("[SEP]", 5), ("[CLS]", 4)),
+    "several": processors.Sequence([processors.BertProcessing(("[SEP]", 5), ("[CLS]", 4))]),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_special_tokens_behind_pieces_that_go_get_their_new_ids(frame: str) -> None:
+    # As in BERT's own vocabularies, where unused pieces come first.
+    names = ["[unused1]", "[unused2]", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "дом", "м"]
+    made = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = FRAMES[frame]
+    made.enable_padding(pad_id=2, pad_token="[PAD]")
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    trimmed, old_ids = trim_tokenizer(PreTrainedTokenizerFast(tokenizer_object=made, **special), ["ru"])
+    assert old_ids == [2, 3, 4, 5, 7, 8]
+    assert (trimmed.pad_token_id, trimmed.backend_tokenizer.padding["pad_id"]) == (0, 0)
+    assert trimmed("дом", "м river")["input_ids"] == [2, 4, 3, 5, 1, 3]
 
 
 def test_bytes_stay_where_a_tokenizer_falls_back_to_them() -> None:
