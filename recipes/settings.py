@@ -83,6 +83,10 @@ class TrainingConfig:
     kl: float = setting(0.5, "weight of the listwise KL divergence to the teacher, where there is one")
     regression: float = setting(0.0, "weight of the squared error to the teacher's raw logits, where there is one")
     gold: float = setting(1.0, "weight of the cross entropy to the judgments")
+    gbce: float = setting(0.0, "weight of the generalised binary cross entropy to the judgments")
+    gbce_calibration: float = setting(
+        0.75, "its t, from 0 (plain binary cross entropy) to 1 (as if all negatives of the corpus were seen)"
+    )
     temperature: float = setting(1.0, "temperature of the KL term")
     evaluations: int = setting(2, "how often dev is measured in each of the two stages of training")
     patience: int = setting(3, "evaluations without progress that end a stage of training")
@@ -122,6 +126,7 @@ LEAST = {
     "apart_queries": 0, "queries_per_step": 1, "max_length": SHORTEST_LENGTH, "train_length": SHORTEST_LENGTH,
     "teacher_length": 4, "evaluations": 1, "patience": 1, "threads": 0, "seed": 0, "kl": 0, "regression": 0, "gold": 0,
     "random_share": 0, "int8_tau": 0, "teacher_pool": 0,
+    "gbce": 0, "gbce_calibration": 0,
 }  # fmt: skip
 LARGEST_TEST_SHARE = 0.8  # dev takes a tenth, and something must be left to learn from
 ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
@@ -135,7 +140,7 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
             raise InputError(f"--{name} is {value}: expected {least} or more")
         if value is not None and name in ABOVE_ZERO and not value > 0:
             raise InputError(f"--{name} is {value}: expected more than 0")
-        if name in ("random_share", "int8_tau") and not value <= 1:
+        if name in ("random_share", "int8_tau", "gbce_calibration") and not value <= 1:
             raise InputError(f"--{name} is {value}: expected 0 to 1")
     if training and 0 < training.teacher_pool < training.candidates:
         raise InputError(

@@ -20,7 +20,7 @@ from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
 from training.backbone import BUILTIN, model_fingerprint, resolve_model
 from training.candidates import BM25_OR_OWN, FirstStage, name_first_stage
 from training.data import RankingData, fingerprint
-from training.losses import DistillationLoss, NeighbourhoodLoss
+from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
 from training.prepare import DEV_DEPTH, Examples, Held, held_out, load_source, make_neighbourhoods, missing_judgments
 from training.student import SCRATCH, reads_apart
 from training.tiers import Tier
@@ -111,7 +111,8 @@ def train_together(
     loss = partial(
         DistillationLoss,
         kl_weight=config.kl * taught, regression_weight=config.regression * taught, gold_weight=config.gold,
-        temperature=config.temperature,
+        temperature=config.temperature, gbce_weight=config.gbce,
+        exponent=gbce_exponent(config.candidates - 1, examples.passages, config.gbce_calibration),
     )  # fmt: skip
     together = train(
         apart.checkpoint if apart else workspace / "start", examples.dataset, dev.data, dev.candidates,

@@ -193,6 +193,8 @@ def test_a_failed_gate_leaves_no_artifact(
         (["--teacher_pool", "3"], "--teacher_pool is 3: expected 0, or 4 (--candidates) or more"),
         (["--false_negative_margin", "nan"], "--false_negative_margin is nan"),
         (["--false_negative_margin", "100"], "none has 3 negatives at least 100.0 below its relevant passage"),
+        (["--gbce", "-1"], "--gbce is -1.0: expected 0 or more"),
+        (["--gbce_calibration", "1.5"], "--gbce_calibration is 1.5: expected 0 to 1"),
         (["--random_share", "2"], "--random_share is 2"),
         (["--base", "nobody/no-such-model"], "nobody/no-such-model"),
         (["--teacher", "nobody/no-such-model"], "nobody/no-such-model"),

@@ -8,7 +8,15 @@ import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.losses import ListNetLoss
 
-from training.losses import DistillationLoss, gold_cross_entropy, listwise_kl, mixed_loss, regression
+from training.losses import (
+    DistillationLoss,
+    gbce,
+    gbce_exponent,
+    gold_cross_entropy,
+    listwise_kl,
+    mixed_loss,
+    regression,
+)
 
 QUERIES = ["python list sort", "river bridge"]
 PASSAGES = [["sort a list", "copper falcon", "python"], ["mountain river water", "bridge", "open file read write json"]]
@@ -40,6 +48,33 @@ def test_gold_cross_entropy_shares_the_target_by_grade() -> None:
     student = torch.tensor([[0.3, -0.2, 0.9]])
     log_p = torch.log_softmax(student, dim=1)[0]
     assert gold_cross_entropy(student, grades).item() == pytest.approx(-(2 * log_p[0] + log_p[1]).item() / 3, abs=1e-6)
+
+
+def test_gbce_by_hand() -> None:
+    # Sigmoids 1/2 and 4/5 of relevant candidates, 1/4 and 2/3 of others: powers of 1/4, and complements 3/4 and 1/3.
+    student = torch.tensor([[0.0, -math.log(3.0)], [math.log(4.0), math.log(2.0)]])
+    grades = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    expected = -(0.25 * math.log(1 / 2) + math.log(3 / 4) + 0.25 * math.log(4 / 5) + math.log(1 / 3)) / 4
+    assert gbce(student, grades, 0.25).item() == pytest.approx(expected, abs=1e-6)
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(student, (grades > 0).float())
+    assert gbce(student, grades, 1.0).item() == pytest.approx(plain.item(), abs=1e-6)
+    assert torch.isfinite(gbce(torch.tensor([[-200.0, 200.0]]), torch.tensor([[1.0, 0.0]]), 0.25))
+
+
+def test_the_exponent_of_gbce_by_the_papers_formula() -> None:
+    # 7 of the 20 negatives: alpha = 0.35, beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha).
+    assert gbce_exponent(7, 21, 0.75) == pytest.approx(0.35 * (0.75 * (1 - 1 / 0.35) + 1 / 0.35))
+    assert gbce_exponent(7, 21, 0.0) == 1.0
+    assert gbce_exponent(7, 21, 1.0) == pytest.approx(0.35)
+    assert gbce_exponent(7, 8_841_823, 0.75) == pytest.approx(0.25, abs=1e-5)
+    assert gbce_exponent(7, 5, 0.75) == 1.0  # more negatives than there are: all were seen
+
+
+def test_gbce_is_a_term_where_it_has_a_weight() -> None:
+    student, grades = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    assert list(mixed_loss(student, TEACHER[:1], grades, **KL_ONLY)) == ["kl", "regression", "gold"]
+    terms = mixed_loss(student, TEACHER[:1], grades, **KL_ONLY, gbce_weight=3.0, exponent=0.4)
+    assert terms["gbce"].item() == pytest.approx(3 * gbce(student, grades, 0.4).item())
 
 
 def test_mixed_loss_weighs_its_terms() -> None:

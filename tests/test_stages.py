@@ -1,7 +1,9 @@
 """What the recipes' stages hand to each other."""
 
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from test_distill import write_corpus
@@ -9,8 +11,42 @@ from transformers import AutoTokenizer
 
 from recipes.settings import TrainingConfig
 from recipes.stages import train_apart, train_together
+from training.losses import gbce as gbce_loss
+from training.losses import gold_cross_entropy
 from training.prepare import held_out, load_source, make_examples, make_start
 from training.tiers import TIERS
+from training.train import load_student
+
+
+def test_every_weight_of_the_loss_reaches_the_training(calm_checkpoint: Path, tmp_path: Path) -> None:
+    tier, data = TIERS["small"], load_source(str(write_corpus(tmp_path / "corpus")), False, False)
+    dev = held_out(data, "dev", 24, 12, 0)
+    examples = make_examples(
+        data, None, tmp_path, queries=16, depth=12, candidates=4, random_share=0.25, teacher_length=32,
+        warm_up_queries=0, seed=0,
+    )  # fmt: skip
+    make_start(str(calm_checkpoint), tier, examples.texts, tmp_path / "start", 0)
+    losses = {}
+    for name, weights in (("gold", (1.0, 0.0, 0.0)), ("bce", (0.0, 1.0, 0.0)), ("gbce", (0.0, 1.0, 1.0))):
+        gold, gbce, calibration = weights
+        config = TrainingConfig(
+            candidates=4, train_length=32, evaluations=1, learning_rate=1e-12, queries_per_step=16, gold=gold,
+            gbce=gbce, gbce_calibration=calibration,
+        )  # fmt: skip
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "start", folder / "start")
+        losses[name] = train_together(config, tier, examples, dev, folder, 0, None).loss[0][1]
+    model = load_student(tmp_path / "start", 32)
+    logits = torch.tensor([
+        model.predict([(query, passage) for passage in passages], activation_fn=torch.nn.Identity()).tolist()
+        for query, passages in zip(examples.dataset["query"], examples.dataset["passages"], strict=True)
+    ])  # fmt: skip
+    grades = torch.tensor(examples.dataset["label"])[:, 1]
+    # The trainer trains with dropout, of which these models have little; logs have four digits.
+    assert losses["gold"] == pytest.approx(gold_cross_entropy(logits, grades).item(), rel=0.1)
+    assert losses["bce"] == pytest.approx(gbce_loss(logits, grades, 1.0).item(), rel=0.1)
+    # 3 of the 95 other passages are seen.
+    assert losses["gbce"] == pytest.approx(gbce_loss(logits, grades, 3 / 95).item(), rel=0.1)
 
 
 def test_training_together_goes_on_from_training_apart(bi_encoder: Path, tmp_path: Path) -> None:

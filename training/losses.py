@@ -2,7 +2,8 @@
 
 Listwise distillation follows ListNet (Cao et al., ICML 2007) with a teacher's distribution as target; the regression
 onto raw teacher logits follows the pointwise recipe of the Ettin rerankers; the gold term is the localized contrastive
-estimation of Gao, Dai and Callan (ECIR 2021).
+estimation of Gao, Dai and Callan (ECIR 2021); gBCE is that of Petrov and Macdonald (RecSys 2023), who trained shallow
+cross-encoders with it (ECIR 2024, arXiv 2403.20222).
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, logsigmoid
 
 
 def listwise_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -55,6 +56,32 @@ def regression(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().mean()
 
 
+def gbce(student: Tensor, grades: Tensor, exponent: float) -> Tensor:
+    """Generalised binary cross entropy: each candidate's own, a relevant one's probability raised to `exponent`.
+
+    With few negatives a model learns probabilities that are too high; an exponent below 1 weighs the relevant ones
+    down for it. At 1 this is the plain binary cross entropy.
+
+    Args:
+        student: logits, (queries, candidates).
+        grades: judgments >= 0, (queries, candidates); above 0 is relevant.
+        exponent: see `gbce_exponent`.
+    Returns: a scalar, the mean over all candidates, in nats.
+    """
+    # log(sigmoid(s) ** exponent) is exponent times log(sigmoid(s)).
+    return -torch.where(grades > 0, exponent * logsigmoid(student), logsigmoid(-student)).mean()
+
+
+def gbce_exponent(negatives: int, passages: int, calibration: float) -> float:
+    """The exponent beta of gBCE: rate * (calibration * (1 - 1 / rate) + 1 / rate).
+
+    `rate` is the share of a query's negatives in the corpus of `passages` that training sees, `negatives` of them.
+    `calibration` is the paper's t: 0 gives plain binary cross entropy, and 1 probabilities as if all had been seen.
+    """
+    rate = min(1.0, negatives / max(1, passages - 1))
+    return 1 - calibration * (1 - rate)
+
+
 def mixed_loss(
     student: Tensor,
     teacher: Tensor,
@@ -64,13 +91,18 @@ def mixed_loss(
     regression_weight: float,
     gold_weight: float,
     temperature: float,
+    gbce_weight: float = 0.0,
+    exponent: float = 1.0,
 ) -> dict[str, Tensor]:
     """The weighted terms by name, each a scalar; their sum is the loss. Shapes (queries, candidates) throughout."""
-    return {
+    terms = {
         "kl": kl_weight * listwise_kl(student, teacher, temperature),
         "regression": regression_weight * regression(student, teacher),
         "gold": gold_weight * gold_cross_entropy(student, grades),
     }
+    if gbce_weight:
+        terms["gbce"] = gbce_weight * gbce(student, grades, exponent)
+    return terms
 
 
 class DistillationLoss(nn.Module):

@@ -50,7 +50,7 @@ class Examples:
     """What a student is trained on, in order; its fingerprint, distinct passages, and whether a teacher scored it.
 
     `mining`: how the candidates were chosen and how many of what there are, for the manifest. `sources`: of mixed data,
-    label -> queries.
+    label -> queries. `passages`: how many the corpus has.
     """
 
     dataset: Dataset
@@ -59,6 +59,7 @@ class Examples:
     taught: bool
     mining: dict[str, Any]
     sources: dict[str, int]
+    passages: int
 
 
 def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int, stage: FirstStage = BM25_OR_OWN) -> Held:
@@ -170,7 +171,7 @@ def make_examples(
     ordered = warm_up + examples
     digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
     sources = dict(Counter(source_of(one.query_id) for one in kept)) if data.sources else {}
-    return Examples(as_dataset(ordered), digest, texts, teacher is not None, mining, sources)
+    return Examples(as_dataset(ordered), digest, texts, teacher is not None, mining, sources, len(data.passages))
 
 
 def make_start(
