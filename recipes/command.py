@@ -4,9 +4,8 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import flashranker
 from transformers import HfArgumentParser
@@ -14,8 +13,13 @@ from transformers import HfArgumentParser
 from export.artifact import GateError
 from export.to_onnx import ExportError
 from training.data import InputError
+from training.processes import is_first
 
-say = partial(print, flush=True)  # or a pipe would show the stages when all is over
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a line, at once even into a pipe, to standard output or `file`; of several processes the first one does."""
+    if is_first():
+        print(text, file=file, flush=True)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

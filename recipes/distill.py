@@ -17,6 +17,7 @@ from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
 from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
 from training.prepare import load_sources, make_examples, make_start, teacher_run
+from training.processes import is_first
 from training.tiers import TIERS
 
 
@@ -72,6 +73,8 @@ def run(
     say("4/7 training")
     apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed, stage)
     trained = stages.train_together(training, tier, examples, dev, workspace, measuring.seed, apart)
+    if not is_first():
+        return  # one process is enough from here on
 
     say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(

@@ -19,6 +19,7 @@ from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingC
 from training.data import InputError, RankingData, finished
 from training.documents import load_documents
 from training.prepare import load_sources, make_examples, make_start
+from training.processes import is_first
 from training.tiers import TIERS
 
 SYNTHETIC = "Trained and measured on synthetic queries, made from the documents themselves, and not on people's."
@@ -78,6 +79,8 @@ def run(
     say("4/7 training")
     apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed, stage)
     trained = stages.train_together(training, tier, examples, dev, workspace, measuring.seed, apart)
+    if not is_first():
+        return  # one process is enough from here on
 
     say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(

@@ -14,6 +14,8 @@ from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
+from training.processes import average_gradients
+
 
 def listwise_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """KL divergence from the teacher's to the student's distribution over each query's candidates.
@@ -105,6 +107,16 @@ def mixed_loss(
     return terms
 
 
+def shared(model: CrossEncoder) -> tuple[CrossEncoder]:
+    """The model, its gradients averaged over the processes that train it, hidden from the trainer.
+
+    For several processes the trainer puts DistributedDataParallel around what it finds. That can be called once a step
+    and as a whole only, and the losses call the model several times, or a part of it.
+    """
+    average_gradients(model)
+    return (model,)
+
+
 class DistillationLoss(nn.Module):
     """What the trainer calls: all pairs of a batch in one flat pass, sorted by length so that little is padding.
 
@@ -115,6 +127,7 @@ class DistillationLoss(nn.Module):
     def __init__(self, model: CrossEncoder, pairs_per_forward: int = 16, **weights: float) -> None:
         super().__init__()
         self.model = model
+        self.unwrapped = shared(model)
         self.pairs_per_forward = pairs_per_forward
         self.weights = weights
 
@@ -130,12 +143,13 @@ class DistillationLoss(nn.Module):
 
     def logits(self, pairs: list[tuple[str, str]]) -> Tensor:
         """Logits of (query, passage) pairs in their order, (pairs,); padded only to the longest of each chunk."""
+        (model,) = self.unwrapped
         order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
         chunks = [order[i : i + self.pairs_per_forward] for i in range(0, len(order), self.pairs_per_forward)]
         outputs = []
         for chunk in chunks:
-            features = self.model.preprocess([pairs[i] for i in chunk])
-            outputs.append(self.model(batch_to_device(features, self.model.device))["scores"].view(-1))
+            features = model.preprocess([pairs[i] for i in chunk])
+            outputs.append(model(batch_to_device(features, model.device))["scores"].view(-1))
         back = torch.empty(len(pairs), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(pairs))
         return torch.cat(outputs)[back.to(outputs[0].device)]
@@ -145,29 +159,32 @@ class NeighbourhoodLoss(nn.Module):
     """What the trainer calls with the rows of `neighbours.neighbourhood_dataset`; the model is a `SimilarityRanker`.
 
     Each row is scored whole, queries and passages read apart, and every query has its cross entropy to the judgments.
+    Of several processes each reads rows of its own.
     """
 
     def __init__(self, model: CrossEncoder) -> None:
         super().__init__()
         self.model = model
+        self.unwrapped = shared(model)
 
     def forward(
         self, inputs: list[Any], labels: list[Tensor], prompt: str | None = None, task: str | None = None
     ) -> Tensor:
         """A scalar, the mean over rows; the trainer passes `prompt` and `task` to every loss."""
         rows = [
-            gold_cross_entropy(self.logits(queries, passages).float(), grades.to(self.model.device))
+            gold_cross_entropy(self.logits(queries, passages).float(), grades.to(self.unwrapped[0].device))
             for queries, passages, grades in zip(*inputs, labels, strict=True)
         ]
         return torch.stack(rows).mean()
 
     def logits(self, queries: list[str], passages: list[str]) -> Tensor:
         """Logits of all pairs, (queries, passages)."""
+        (model,) = self.unwrapped
         tokens = [
-            self.model.tokenizer(
-                texts, padding=True, truncation=True, max_length=self.model.max_length, return_tensors="pt"
-            ).to(self.model.device)
+            model.tokenizer(texts, padding=True, truncation=True, max_length=model.max_length, return_tensors="pt").to(
+                model.device
+            )
             for texts in (queries, passages)
         ]
-        ranker: Any = self.model[0].model
+        ranker: Any = model[0].model
         return ranker.score_apart(*(side[name] for side in tokens for name in ("input_ids", "attention_mask")))

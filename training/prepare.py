@@ -27,6 +27,7 @@ from training.lexical import lexical_examples
 from training.metrics import run_from_scores
 from training.mixture import load_mixture, parts
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
+from training.processes import is_first, wait_for_all
 from training.projection import project_backbone
 from training.student import build_student
 from training.teacher import OWN_SCORES, score_pairs
@@ -187,8 +188,23 @@ def make_start(
 
     From the built-in backbone nano is a projection; every other student keeps the width of its base. `layers` of the
     base are kept, by default all, or of a projection the first ones; and of its vocabulary what `languages` need, or
-    all of it. Raises InputError for a layer that is not there or a language that is not known.
+    all of it. Of several processes the first one writes, and the others get "".
+    Raises InputError for a layer that is not there or a language that is not known.
     """
+    start = _write_start(base, tier, texts, destination, seed, layers, languages) if is_first() else ""
+    wait_for_all()
+    return start
+
+
+def _write_start(
+    base: str,
+    tier: Tier,
+    texts: Sequence[str],
+    destination: Path,
+    seed: int,
+    layers: Sequence[int] | None,
+    languages: Sequence[str],
+) -> str:
     if base == BUILTIN and tier.projected:
         projected = destination.with_name("projected")
         shares = project_backbone(

@@ -21,8 +21,9 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
-from training.data import RankingData
+from training.data import InputError, RankingData
 from training.metrics import evaluate, mean, run_from_scores
+from training.processes import is_first, on_processors, process_count, wait_for_all
 from training.student import save_checkpoint
 
 MEASURE = "MRR@10"
@@ -127,6 +128,9 @@ def train(
     `output` holds the trainer's checkpoints while it runs; a killed run goes on from the last complete one and ends
     with the same weights. When all is done `output/best` holds the result, and a rerun returns it at once.
 
+    Under torchrun or accelerate every process is to call this alike. They share the rows of a step, and the first one
+    writes. Raises InputError where the rows can't be shared evenly.
+
     Args:
         student: checkpoint folder to start from; also judged, so the result is never worse on dev than its start.
         examples: what `loss` takes: `examples.as_dataset` for a `losses.DistillationLoss`,
@@ -140,6 +144,8 @@ def train(
     if record.is_file():
         kept = json.loads(record.read_text(encoding="utf-8"))
         return TrainingResult(best, _points(kept["loss"]), _points(kept["dev_quality"]))
+    if rows_per_step % process_count():
+        raise InputError(f"{process_count()} processes can't share {rows_per_step} queries a step: give a multiple")
     steps = max(1, len(examples) // rows_per_step)
     interval = max(1, steps // evaluations)
     model = load_student(student, max_length)
@@ -152,6 +158,9 @@ def train(
         load_best_model_at_end=True, metric_for_best_model=f"eval_{MEASURE}", greater_is_better=True,
         logging_steps=max(1, min(10, interval)),
     )  # fmt: skip
+    if is_first():
+        last_complete_checkpoint(output)  # which removes the incomplete ones
+    wait_for_all()
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
     history = trainer.state.log_history
     losses = [(int(entry["step"]), entry["loss"]) for entry in history if "loss" in entry]
@@ -161,12 +170,15 @@ def train(
     if quality[0][1] >= max(value for _, value in quality):
         # The trainer compares saved checkpoints only, and the start is not one of them.
         model = load_student(student, max_length)
-    trained: PreTrainedModel = model[0].model  # type: ignore[assignment]
-    # Its own tokenizer would keep the length of training for the model's.
-    save_checkpoint(trained, AutoTokenizer.from_pretrained(student), best)
-    _write_json(record, {"loss": losses, "dev_quality": quality})
-    for leftover in output.glob("checkpoint-*"):
-        shutil.rmtree(leftover)
+    wait_for_all()  # until no process reads checkpoints any more
+    if is_first():
+        trained: PreTrainedModel = model[0].model  # type: ignore[assignment]
+        # Its own tokenizer would keep the length of training for the model's.
+        save_checkpoint(trained, AutoTokenizer.from_pretrained(student), best)
+        _write_json(record, {"loss": losses, "dev_quality": quality})
+        for leftover in output.glob("checkpoint-*"):
+            shutil.rmtree(leftover)
+    wait_for_all()
     return TrainingResult(best, losses, quality)
 
 
@@ -189,19 +201,21 @@ def make_trainer(
 
     `schedule`: its arguments that say when to evaluate, save and log.
     """
-    at_once = math.gcd(rows_per_step, ROWS_AT_ONCE)
+    own_rows = rows_per_step // process_count()
+    at_once = math.gcd(own_rows, ROWS_AT_ONCE)
     # The trainer refuses a pattern that matches nothing.
     rates = {SCALARS: SCALAR_RATE} if any(re.search(SCALARS, name) for name, _ in model.named_parameters()) else {}
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(output),
         max_steps=steps,
         per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=rows_per_step // at_once,
+        gradient_accumulation_steps=own_rows // at_once,
         learning_rate=learning_rate,
         learning_rate_mapping=rates,
         warmup_ratio=warmup_ratio,
         weight_decay=0.01,
         seed=seed,
+        use_cpu=on_processors(),
         bf16=torch.cuda.is_available(),
         batch_sampler=in_order,
         report_to="none",
