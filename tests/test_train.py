@@ -1,5 +1,6 @@
 """The training loop learns what is planted, and nothing else; a killed run ends as an unbroken one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -30,6 +31,18 @@ from training.train import (
     score_candidates,
     train,
 )
+
+
+class Clock:
+    """Half a second goes by between two looks at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.5
+        return self.now
+
 
 QUERIES = ["python list", "river water", "solar panel", "violin garden", "copper market", "socket server",
            "window bridge", "coffee bread"]  # fmt: skip
@@ -185,3 +198,19 @@ def test_chosen_layers_are_the_bases_own(tiny_checkpoint: Path, tmp_path: Path) 
     expected = whole.bert.encoder.layer[1].state_dict()
     for name, value in part.bert.encoder.layer[0].state_dict().items():
         torch.testing.assert_close(value, expected[name])
+
+
+def test_the_log_has_a_line_for_every_value_with_rate_and_speed(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.progress.time", Clock())
+    logits = planted(0)
+    result = train(tiny_checkpoint, make_examples(logits, 12), *make_dev(logits), tmp_path / "run", **SETTINGS)
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [(line["step"], line["loss"]) for line in steps] == result.loss
+    assert [(line["step"], line["eval_MRR@10"]) for line in lines if "eval_MRR@10" in line] == result.dev_quality
+    # 12 steps, the first of which warms up; the rate that is logged is that of the step before.
+    assert [line["learning_rate"] for line in steps] == pytest.approx([2e-3 * (13 - s) / 11 for s in (3, 6, 9, 12)])
+    # 8 rows of 6 passages in half a second.
+    assert [line["pairs_per_second"] for line in steps] == [96.0] * 4

@@ -19,11 +19,12 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback
 
 from training.data import InputError, RankingData
 from training.metrics import evaluate, mean, run_from_scores
 from training.processes import is_first, on_processors, process_count, wait_for_all
+from training.progress import LOG, TrainingProgress
 from training.student import save_checkpoint
 
 MEASURE = "MRR@10"
@@ -127,6 +128,7 @@ def train(
 
     `output` holds the trainer's checkpoints while it runs; a killed run goes on from the last complete one and ends
     with the same weights. When all is done `output/best` holds the result, and a rerun returns it at once.
+    `output/log.jsonl` is the trainer's log: see `progress`.
 
     Under torchrun or accelerate every process is to call this alike. They share the rows of a step, and the first one
     writes. Raises InputError where the rows can't be shared evenly.
@@ -158,6 +160,8 @@ def train(
         load_best_model_at_end=True, metric_for_best_model=f"eval_{MEASURE}", greater_is_better=True,
         logging_steps=max(1, min(10, interval)),
     )  # fmt: skip
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(TrainingProgress(output / LOG, rows_per_step * pairs_of_row(examples)))
     if is_first():
         last_complete_checkpoint(output)  # which removes the incomplete ones
     wait_for_all()
@@ -180,6 +184,12 @@ def train(
             shutil.rmtree(leftover)
     wait_for_all()
     return TrainingResult(best, losses, quality)
+
+
+def pairs_of_row(examples: Dataset) -> int:
+    """How many (query, passage) pairs are scored for a row: of one query, or of a neighbourhood."""
+    row = examples[0]
+    return len(row["passages"]) * len(row.get("queries", [row.get("query")]))
 
 
 def make_trainer(
