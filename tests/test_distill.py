@@ -177,6 +177,17 @@ def test_a_failed_gate_leaves_no_artifact(
     assert "first stage" in capsys.readouterr().err
 
 
+def test_a_t5_from_scratch_goes_the_whole_way(distil: Callable[..., int], tmp_path: Path) -> None:
+    output = tmp_path / "t5"
+    assert distil(output, "--tier", "medium", "--base", "scratch", "--gate", "report", "--int8_tau", "0.98") == 0
+    manifest = read_manifest(output)
+    start = "2 random T5 layers on a table of words embedded by builtin"
+    assert manifest.lineage["base"] == {"name": "scratch", "licence": "Apache-2.0", "start": start}
+    # So small a corpus leaves letters for words, and BM25 ahead.
+    assert all(gate["passed"] for gate in manifest.gates if "first stage" not in gate["name"])
+    assert len(Reranker(output).rerank("falcon winter", ["a river", "a falcon"])) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -199,6 +210,7 @@ def test_a_failed_gate_leaves_no_artifact(
         (["--base", "nobody/no-such-model"], "nobody/no-such-model"),
         (["--teacher", "nobody/no-such-model"], "nobody/no-such-model"),
         (["--teacher", "absent.tsv"], "absent.tsv"),
+        (["--tier", "medium", "--base", "builtin"], "can't become this tier: expected --base google/flan-t5-base"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
