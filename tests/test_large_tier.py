@@ -15,7 +15,7 @@ from recipes.finetune import main as finetune
 from recipes.settings import MeasuringConfig, TrainingConfig
 from recipes.stages import kept_languages, make_workspace
 from training.data import load
-from training.prepare import Examples, make_neighbourhoods
+from training.prepare import make_examples
 from training.tiers import TIERS
 
 # Queries are the words of a passage, and all but the first language is read from right to left or without spaces.
@@ -90,7 +90,10 @@ def test_languages_are_checked_before_any_work(
 
 def test_other_languages_make_another_workspace_only_where_they_trim(tmp_path: Path, calm_checkpoint: Path) -> None:
     data = load(write_multilingual(tmp_path / "data"))
-    examples = Examples(make_neighbourhoods(data, queries=0, size=2, seed=0), "none", [], False, {}, {})
+    examples = make_examples(
+        data, None, tmp_path, queries=8, depth=6, candidates=3, random_share=1.0, teacher_length=32, warm_up_queries=0,
+        seed=0,
+    )  # fmt: skip
 
     def workspace(languages: list[str], trim: bool) -> Path:
         settings = {"tier": "large", "base": str(calm_checkpoint), "languages": languages, "trim_vocabulary": trim}
