@@ -14,6 +14,12 @@ EXTREMES = 5  # queries shown with the largest gains, and with the largest losse
 Rows = list[list[str]]
 
 
+def markdown(rows: list[list[str]]) -> list[str]:
+    """A header and rows as a table's lines."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
 def text_report(content: Mapping[str, Any]) -> str:
     """All tables, for a terminal."""
     parts = []

@@ -18,7 +18,7 @@ from recipes.finish import finish
 from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, RankingData, finished
 from training.documents import load_documents
-from training.prepare import load_sources, make_examples, make_start
+from training.prepare import load_sources
 from training.processes import is_first
 from training.tiers import TIERS
 
@@ -60,25 +60,14 @@ def run(
     dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length, stage)
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
-    examples = make_examples(
-        data, config.teacher, measuring.cache / "teacher",
-        queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
-        random_share=training.random_share, teacher_length=training.teacher_length, warm_up_queries=0,
-        seed=measuring.seed, stage=stage,
-        pool=training.teacher_pool, margin=training.false_negative_margin,
-    )  # fmt: skip
+    examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage, 0)
 
     say(f"3/7 base: {config.base}")
-    workspace = stages.make_workspace(plain(config, measuring, training, search), measuring.cache, data, examples)
-    start = make_start(
-        config.base, tier, examples.texts, workspace / "start", measuring.seed, training.layers,
-        stages.kept_languages(measuring, training),
-    )  # fmt: skip
-    say(f"    {start}")
+    settings = plain(config, measuring, training, search)
+    workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
 
     say("4/7 training")
-    apart = stages.train_apart(training, tier, data, dev, workspace, measuring.seed, stage)
-    trained = stages.train_together(training, tier, examples, dev, workspace, measuring.seed, apart)
+    trained = stages.learn(training, tier, data, dev, examples, workspace, measuring.seed, stage)
     if not is_first():
         return  # one process is enough from here on
 
@@ -101,7 +90,7 @@ def run(
     finish(
         exported, measured, trained, config.output,
         summary=f"A {config.tier} reranker fine-tuned from {config.base} on {data.name}.",
-        lineage=lineage, settings=plain(config, measuring, training, search), seed=measuring.seed, command=command,
+        lineage=lineage, settings=settings, seed=measuring.seed, command=command,
         allow_worse=training.gate == "report", notices=[SYNTHETIC] if config.documents else [],
     )  # fmt: skip
 

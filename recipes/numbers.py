@@ -17,7 +17,7 @@ from flashranker.artifact import read_manifest
 from export.artifact import write_json, write_text
 from export.figures import standalone, tiers_figure
 from recipes.bulk_cost import cost_section
-from recipes.evaluate_report import difference_rows, facts, quality_rows
+from recipes.evaluate_report import difference_rows, facts, markdown, quality_rows
 from recipes.full_size import full_size_section
 from recipes.rivals import SYSTEMS
 from recipes.serverless import serverless_section
@@ -202,12 +202,6 @@ def evaluation_section(name: str, result: dict[str, Any]) -> str:
         lines += markdown(quality_rows(data))
         lines += ["", *markdown([head, *(row for row in differences if row[1] == leading)])]
     return "\n".join(lines)
-
-
-def markdown(rows: list[list[str]]) -> list[str]:
-    """A header and rows as a table's lines."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
 def training_section(result: dict[str, Any]) -> str:

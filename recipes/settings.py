@@ -1,6 +1,6 @@
 """Settings that recipes which make an artifact have in common, and their checks."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,26 @@ from training.data import InputError
 from training.prepare import POOL
 from training.student import SCRATCH
 from training.teacher import open_bi_encoder
-from training.tiers import Tier
+from training.tiers import TIERS, Tier
 from training.vocabulary import scripts_of
 
 DATA_HELP = (
     "what to train on: pydocs (built in), a BEIR folder, a .jsonl or .parquet file, or a set of the hub: msmarco, "
     "OWNER/NAME or OWNER/NAME:CONFIG; several are mixed, SOURCE:WEIGHT by their weights"
 )
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """What is distilled, from what."""
+
+    tier: str = setting("small", "size of the student", choices=list(TIERS))
+    data: list[str] = field(default_factory=lambda: ["pydocs"], metadata={"help": DATA_HELP})
+    teacher: str = setting("builtin", "builtin, a model folder, a hub id, or a file of scores (.jsonl, .tsv, .parquet)")
+    base: str = setting(
+        "builtin",
+        "what the student is made of: builtin, a folder, an artifact, a hub id, or scratch (a small T5)",
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,17 @@ from training.backbone import BUILTIN, model_fingerprint, resolve_model
 from training.candidates import BM25_OR_OWN, FirstStage, name_first_stage
 from training.data import RankingData, fingerprint
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
-from training.prepare import DEV_DEPTH, Examples, Held, held_out, load_source, make_neighbourhoods, missing_judgments
+from training.prepare import (
+    DEV_DEPTH,
+    Examples,
+    Held,
+    held_out,
+    load_source,
+    make_examples,
+    make_neighbourhoods,
+    make_start,
+    missing_judgments,
+)
 from training.student import SCRATCH, reads_apart
 from training.tiers import Tier
 from training.train import TrainingResult, joined, train
@@ -69,6 +79,57 @@ def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, exa
 def kept_languages(measuring: MeasuringConfig, training: TrainingConfig) -> list[str]:
     """The languages that the vocabulary is trimmed to; none where it stays whole."""
     return list(measuring.languages or []) if training.trim_vocabulary else []
+
+
+def make_taught(
+    teacher: str | None,
+    measuring: MeasuringConfig,
+    training: TrainingConfig,
+    tier: Tier,
+    data: RankingData,
+    stage: FirstStage,
+    warm_up_queries: int,
+) -> Examples:
+    """`prepare.make_examples` by the settings."""
+    return make_examples(
+        data, teacher, measuring.cache / "teacher",
+        queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
+        random_share=training.random_share, teacher_length=training.teacher_length, warm_up_queries=warm_up_queries,
+        seed=measuring.seed, stage=stage, pool=training.teacher_pool, margin=training.false_negative_margin,
+    )  # fmt: skip
+
+
+def begin(
+    settings: dict[str, Any],
+    measuring: MeasuringConfig,
+    training: TrainingConfig,
+    tier: Tier,
+    data: RankingData,
+    examples: Examples,
+) -> tuple[Path, str]:
+    """The run's folder with the untrained student, and a sentence on how it was made; see `make_workspace`."""
+    workspace = make_workspace(settings, measuring.cache, data, examples)
+    start = make_start(
+        settings["base"], tier, examples.texts, workspace / "start", measuring.seed, training.layers,
+        kept_languages(measuring, training),
+    )  # fmt: skip
+    say(f"    {start}")
+    return workspace, start
+
+
+def learn(
+    training: TrainingConfig,
+    tier: Tier,
+    data: RankingData,
+    dev: Held,
+    examples: Examples,
+    workspace: Path,
+    seed: int,
+    stage: FirstStage,
+) -> TrainingResult:
+    """Both stages of training, from the untrained student in `workspace`."""
+    apart = train_apart(training, tier, data, dev, workspace, seed, stage)
+    return train_together(training, tier, examples, dev, workspace, seed, apart)
 
 
 def train_apart(

@@ -183,7 +183,6 @@ def test_a_t5_from_scratch_goes_the_whole_way(distil: Callable[..., int], tmp_pa
     manifest = read_manifest(output)
     start = "2 random T5 layers on a table of words embedded by builtin"
     assert manifest.lineage["base"] == {"name": "scratch", "licence": "Apache-2.0", "start": start}
-    # So small a corpus leaves letters for words, and BM25 ahead.
     assert all(gate["passed"] for gate in manifest.gates if "first stage" not in gate["name"])
     assert len(Reranker(output).rerank("falcon winter", ["a river", "a falcon"])) == 2
 
