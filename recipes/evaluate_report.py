@@ -125,6 +125,18 @@ def zero_shot_rows(models: Mapping[str, Any], names: Sequence[str] | Mapping[str
     return rows
 
 
+def sets_rows(data: Mapping[str, Mapping[str, Any]], measure: str) -> Rows:
+    """A header and a row a data set: one measure of every model, and what the first model has over the first stage."""
+    stage, first, *_ = models = list(next(iter(data.values()))["measures"][measure])
+    rows = [["data", "queries", *models, f"{first} - {stage} (95 % interval)"]]
+    for name, one in data.items():
+        found = one["measures"][measure]
+        gain = found[first]["minus"][stage]
+        interval = f"{gain['difference']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
+        rows.append([name, f"{one['queries']:,}", *(f"{found[model]['mean']:.4f}" for model in models), interval])
+    return rows
+
+
 def extreme_rows(changes: Mapping[str, Mapping[str, float]], queries: Mapping[str, str]) -> Rows:
     """The queries that gain most and lose most with each model."""
     rows = []

@@ -17,7 +17,7 @@ from flashranker.artifact import read_manifest
 from export.artifact import write_json, write_text
 from export.figures import standalone, tiers_figure
 from recipes.bulk_cost import cost_section
-from recipes.evaluate_report import difference_rows, facts, markdown, quality_rows
+from recipes.evaluate_report import difference_rows, facts, markdown, quality_rows, sets_rows
 from recipes.full_size import full_size_section
 from recipes.rivals import SYSTEMS
 from recipes.serverless import serverless_section
@@ -29,6 +29,7 @@ README = Path(__file__).parent.parent / "README.md"
 PICTURE = README.parent / "docs/tiers.svg"
 EXAMPLE = "distill-small.json"  # all tiers that were measured on its queries are in the picture
 EVALUATION = "evaluate.json"
+MANY_SETS = 4  # more than these have one table together
 START, END = "<!-- numbers:start -->", "<!-- numbers:end -->"
 KEPT = (
     "command", "gates", "lineage", "max_length", "metrics", "notices", "parity", "quantization", "seed", "tier",
@@ -189,12 +190,17 @@ def cascade_section(result: dict[str, Any]) -> str:
 
 
 def evaluation_section(name: str, result: dict[str, Any]) -> str:
-    """The tables of an evaluation, in Markdown: all measures of each data set, and differences in the first one."""
+    """The tables of an evaluation, in Markdown: all measures of each data set and differences in the first, or less."""
     lines = [
         f"### `{result['command']}`",
         "",
         f"All numbers are in [recipes/results/{name}.json](recipes/results/{name}.json).",
     ]
+    if len(result["data"]) > MANY_SETS:
+        leading = next(iter(next(iter(result["data"].values()))["measures"]))
+        about = next(iter(result["data"].values()))
+        lines += ["", f"{leading}, the first {about['depth']} a query of {about['first stage']}.", ""]
+        return "\n".join([*lines, *markdown(sets_rows(result["data"], leading))])
     for data_name, data in result["data"].items():
         leading = next(iter(data["measures"]))
         head, *differences = difference_rows(data)

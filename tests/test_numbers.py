@@ -141,3 +141,11 @@ def test_an_evaluation_becomes_a_result_without_single_queries_and_a_section(mea
     ):
         assert line in text
     assert "| int8 - first stage | MAP |" not in text
+
+    content["data"] = {f"set{number}": data | {"queries": 10 + number} for number in range(5)}
+    (folder / "evaluate.json").write_text(json.dumps(content), encoding="utf-8")
+    assert numbers.main([str(folder)]) == 0
+    text = numbers.README.read_text(encoding="utf-8")
+    assert "nDCG@10, the first 200 a query of BM25." in text
+    assert "| set3 | 13 | 0.5000 | 0.7000 | +0.2000 (+0.1000 to +0.3000) |" in text
+    assert "better / alike / worse" not in text
