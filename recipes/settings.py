@@ -65,7 +65,9 @@ class TrainingConfig:
         "what ranking below the first stage leads to: refuse (exit 1), or report (publish and say so in the card)",
         choices=["refuse", "report"],
     )
-    layers: list[int] = setting(None, "layers of the base to keep, counted from 0; all by default", nargs="+")
+    layers: list[int] = setting(
+        None, "layers of the base to take, counted from 0, repeated ones to stack them; all by default", nargs="+"
+    )
     trim_vocabulary: bool = setting(
         False,
         "keep only what --languages need of the base's vocabulary: a smaller file, the same tokens in their scripts",

@@ -191,6 +191,16 @@ def test_an_unfinished_checkpoint_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
 
 
+def test_a_layer_taken_twice_is_two_layers(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    build_student(str(tiny_checkpoint), tmp_path / "three", layers=[0, 1, 1])
+    stack = load_student(tmp_path / "three", 32)[0].model.bert.encoder.layer
+    first, second = (layer.output.dense.weight for layer in stack[1:])
+    torch.testing.assert_close(first, second)
+    with torch.no_grad():
+        first.add_(1.0)
+    assert (first - second).min() > 0.9
+
+
 def test_chosen_layers_are_the_bases_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
     build_student(str(tiny_checkpoint), tmp_path / "one", layers=[1])
     whole, part = (load_student(folder, 32)[0].model for folder in (tiny_checkpoint, tmp_path / "one"))

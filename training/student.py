@@ -7,6 +7,7 @@ its teacher's targets, which regularise enough, and dropout costs a fifth of the
 import os
 import shutil
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def build_student(
         texts: passages of the domain, whose words' inverse document frequencies a `SimilarityRanker` starts with;
             without them all words weigh the same.
         similar: whether a BERT becomes a `SimilarityRanker`; by default where it has a bi-encoder's modules.json.
-        layers: which of the base's layers to keep, counted from 0; all by default.
+        layers: which of the base's layers to take, counted from 0, some of them repeatedly; all by default.
         languages: codes of the languages whose part of the vocabulary is kept (`vocabulary.SCRIPTS`); all by default.
     Raises: InputError when the base can't be loaded, a chosen layer is not there, or a language is not known.
     """
@@ -150,7 +151,7 @@ def _with_layers(model: PreTrainedModel, layers: Sequence[int], base: str) -> Pr
         raise InputError(f"layers {list(layers)} of base {base!r}: expected some of its {depth}, counted from 0")
     if isinstance(model, T5Ranker):
         move_position_table(stack[0], stack[layers[0]])
-    setattr(encoder, name, torch.nn.ModuleList(stack[layer] for layer in layers))
+    setattr(encoder, name, torch.nn.ModuleList(deepcopy(stack[layer]) for layer in layers))
     if isinstance(model, (SimilarityRanker, T5Ranker)) and hasattr(model, "gate"):
         model.gate = torch.nn.Parameter(model.gate[list(layers)].detach().clone())
     model.config.num_hidden_layers = len(layers)
