@@ -34,7 +34,9 @@ class FinetuneConfig:
         None, "instead of --data: a folder of .md, .rst and .txt files, of which queries and passages are made"
     )
     eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of the data")
-    base: str = setting("builtin", "the model to start from: builtin, a checkpoint folder, an artifact or a hub id")
+    base: str = setting(
+        "builtin", "what to start from: builtin, a folder, an artifact, a hub id, or scratch (a small T5)"
+    )
     teacher: str | None = setting(
         None,
         "builtin, a model folder, a hub id, a file of scores, or data (the scores that --data brings); by default the "

@@ -6,6 +6,7 @@ python -m recipes.full_size --tiers medium --data FOLDER
 Quality needs pretrained weights, and is measured by the recipes that train; what is measured here does not.
 """
 
+import shutil
 import sys
 from copy import deepcopy
 from dataclasses import dataclass
@@ -88,14 +89,16 @@ def random_model(tier: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
 def exported(tier: str, folder: Path, data: str) -> dict[str, Any]:
     """What recipes.export, in a process of its own, says of a random model; refused or not."""
     output = folder / f"{tier}-int8"
+    staging = output.with_name(f".{output.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)  # of an older run
     command = [sys.executable, "-m", "recipes.export", str(folder / tier), "--tier", tier, "--data", data,
                "--output", str(output), "--cache", str(folder), "--int8_tau", "0.98", *MEASURED]  # fmt: skip
     try:
         finished(command)
         refused, place = "", output
     except RuntimeError as error:
-        refused, place = str(error).splitlines()[-1], output.with_name(f".{output.name}.staging")
-        if not (place / MANIFEST_NAME).is_file():
+        refused, place = str(error).splitlines()[-1], staging
+        if not (place / MANIFEST_NAME).is_file() or not read_manifest(place).gates:
             raise
     manifest = read_manifest(place)
     quantization = {name: manifest.quantization[name] for name in ("rung", "tau", "last layer")}

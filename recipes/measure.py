@@ -1,6 +1,7 @@
 """The second half of every recipe that makes an artifact: a checkpoint becomes int8, every stage is measured."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,25 +77,27 @@ def grades_of(held: Held) -> np.ndarray:
     return np.array([max(0, judged[q].get(i, 0)) for q, ids in held.candidates.items() for i in ids])
 
 
-def check_held_out(dev: Held, tests: Held, base: Path, max_length: int) -> None:
+def check_held_out(dev: Held, tests: Held, base: Path | None, max_length: int) -> None:
     """Raises InputError, before anything is trained for it, where the end of the recipe would fail.
 
     That is a query that the runtime refuses, a length that the base can't read, or dev candidates of one kind only.
     """
-    try:
-        positions = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
-    except (OSError, ValueError):  # no model at all, which the making of the student names
-        positions = None
+    positions = None
+    if base:
+        # No model at all is named where the student is made.
+        with suppress(OSError, ValueError):
+            positions = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
     if positions and max_length > positions:
         raise InputError(f"--max_length is {max_length}: the base has {positions} positions, expected at most that")
     if len(set(grades_of(dev) > 0)) != 2:
         kind = "irrelevant" if not (grades_of(dev) > 0).any() else "relevant"
         raise InputError(
             f"{dev.data.name}: all candidates of the {len(dev.candidates)} dev queries are {kind}, expected both kinds "
-            "to calibrate on: raise --dev_queries, or give candidates that hold both"
+            "to calibrate on: raise --dev_queries, give candidates that hold both, or search by --first_stage dense"
         )
-    for held in (dev, tests):
-        check_queries(held, base, max_length)
+    if base:
+        for held in (dev, tests):
+            check_queries(held, base, max_length)
 
 
 def check_queries(held: Held, base: Path, max_length: int) -> None:

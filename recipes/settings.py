@@ -169,9 +169,11 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
         scripts_of(config.languages or [])
     if base == BUILTIN and not tier.builtin:
         raise InputError(
-            f"--base {base} can't become this tier: expected --base {tier.hub_base}, a download, or the folder of "
-            "such a model"
+            f"--base {base} can't become this tier: expected --base {tier.hub_base}, a download, the folder of "
+            "such a model, or (medium) scratch"
         )
+    if base == SCRATCH and training and (training.layers or training.trim_vocabulary):
+        raise InputError(f"--base {base} has a size and words of its own: leave out --layers and --trim_vocabulary")
     if base != SCRATCH:
         resolve_model(base)
     if not replaceable(output):

@@ -32,6 +32,7 @@ from training.prepare import (
     make_start,
     missing_judgments,
 )
+from training.processes import process_count
 from training.student import SCRATCH, reads_apart
 from training.tiers import Tier
 from training.train import TrainingResult, joined, train
@@ -52,7 +53,7 @@ def hold_out(
         data = load_source(evaluated, drop_leaks=True, keep_missing=True)
         say(f"    {missing_judgments(data)} judged passages are not in {data.name}: ideal rankings count them")
     tests = held_out(data, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
-    check_held_out(dev, tests, Path(base) if base == SCRATCH else resolve_model(base), max_length)
+    check_held_out(dev, tests, None if base == SCRATCH else resolve_model(base), max_length)
     return dev, tests
 
 
@@ -148,11 +149,11 @@ def train_apart(
         queries = 0
     groups = make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=seed, stage=stage)
     say(f"    apart: {len(groups)} x {config.neighbours} queries and passages")
-    if not groups:
+    if len(groups) < process_count():
         return None
     return train(
         workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
-        loss=NeighbourhoodLoss, rows_per_step=1, learning_rate=config.apart_rate or tier.apart_rate,
+        loss=NeighbourhoodLoss, rows_per_step=process_count(), learning_rate=config.apart_rate or tier.apart_rate,
         **common(config, tier, seed),
     )  # fmt: skip
 

@@ -1,18 +1,17 @@
 """Try settings of training on a part of the data, and say which ranks dev queries best; test is never touched.
 
-python -m recipes.sweep --attempts learning_rate=1e-5,5e-6 kl=0,0.5           # all four combinations
-python -m recipes.sweep --attempts gbce=0,1 --data FOLDER --share 0.3
+python -m recipes.sweep --attempts apart_rate=2e-5,5e-5,1e-4                          # read apart, small's first stage
+python -m recipes.sweep --attempts learning_rate=1e-5,5e-6 kl=0,0.5 --limit 4000      # read together: all four
 
 Every other option is that of recipes.distill. A combination that was trained before is not trained again.
 """
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -24,6 +23,7 @@ from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, Train
 from training.data import InputError, limit_queries
 from training.metrics import evaluate, paired_bootstrap, run_from_scores
 from training.prepare import DEV_DEPTH, Held, held_out, load_sources
+from training.processes import is_first
 from training.tiers import TIERS, Tier
 from training.train import MEASURE, load_student, score_candidates
 
@@ -52,7 +52,6 @@ def run(
     if not 0 < config.share <= 1:
         raise InputError(f"--share is {config.share}: expected above 0 to 1")
     tries = grid(config.attempts or [])
-    training, tier = smaller(training, tier, config.share)
     for one in tries:
         check(measuring, tier, config.output / "artifact", student.base, replace(training, **one))
     stage = first_stage_of(search, measuring.cache)
@@ -65,14 +64,18 @@ def run(
     rows: list[dict[str, Any]] = []
     for number, one in enumerate(tries, start=1):
         say(f"2/3 {number} of {len(tries)}: {named(one)}")
-        began, chosen = time.monotonic(), replace(training, **one)
-        examples = stages.make_taught(student.teacher, measuring, chosen, tier, data, stage, tier.warm_up_queries)
-        settings = plain(student, measuring, chosen, search) | {"share": config.share}
-        workspace, _ = stages.begin(settings, measuring, chosen, tier, data, examples)
-        trained = stages.learn(chosen, tier, data, dev, examples, workspace, measuring.seed, stage)
-        values = dev_values(trained.checkpoint, dev, chosen.train_length or tier.train_length)
+        began = time.monotonic()
+        chosen, part = smaller(replace(training, **one), tier, config.share)
+        examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage, part.warm_up_queries)
+        # The queries of each stage are the part's, and no settings any more.
+        settings = plain(student, measuring, chosen, search) | {"share": config.share, "part": asdict(part)}
+        workspace, _ = stages.begin(settings, measuring, chosen, part, data, examples)
+        trained = stages.learn(chosen, part, data, dev, examples, workspace, measuring.seed, stage)
+        values = dev_values(trained.checkpoint, dev, chosen.train_length or part.train_length)
         rows.append({"settings": one, "seconds": round(time.monotonic() - began, 1), "by query": values})
 
+    if not is_first():
+        return
     say(f"3/3 {MEASURE} of {len(dev.candidates)} dev queries")
     compared = [compare(row, rows[0]) for row in rows]
     table = "\n".join(markdown(table_of(compared)))
@@ -96,9 +99,9 @@ def grid(attempts: list[str]) -> list[dict[str, Any]]:
     hints, parts = get_type_hints(TrainingConfig), []
     for one in attempts:
         name, found, values = one.partition("=")
-        kinds = {kind for kind in (get_args(hints[name]) or (hints[name],))} - {NoneType} if name in hints else set()
-        if not found or not kinds & {int, float}:
-            numbers = sorted(key for key, kind in hints.items() if {int, float} & {kind, *get_args(kind)})
+        kinds = number_kinds(hints[name]) if name in hints else set()
+        if not found or not kinds:
+            numbers = sorted(key for key, hint in hints.items() if number_kinds(hint))
             raise InputError(f"--attempts {one}: expected NAME=VALUE,VALUE,... with one of {', '.join(numbers)}")
         kind = float if float in kinds else int
         try:
@@ -109,6 +112,11 @@ def grid(attempts: list[str]) -> list[dict[str, Any]]:
     if not parts or len(set(names)) < len(names):
         raise InputError(f"--attempts {' '.join(attempts) or 'is empty'}: expected each setting once, such as kl=0,0.5")
     return [dict(combination) for combination in product(*parts)]
+
+
+def number_kinds(hint: Any) -> set[type]:
+    """Which of int and float a setting may be; a list of them is neither."""
+    return set() if get_origin(hint) is list else {int, float} & {hint, *get_args(hint)}
 
 
 def smaller(training: TrainingConfig, tier: Tier, share: float) -> tuple[TrainingConfig, Tier]:

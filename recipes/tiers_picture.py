@@ -9,6 +9,7 @@ from flashranker import FlashRankerError
 from flashranker.artifact import MODEL_NAME, Manifest, read_manifest
 
 from export.figures import TierPoint
+from training.backbone import BUILTIN
 
 MEASURE = "MRR@10"
 
@@ -52,5 +53,9 @@ def recorded(paths: Iterable[Path], like: Path) -> tuple[dict[str, TierPoint], f
     for path in paths:
         result = json.loads(path.read_text(encoding="utf-8"))
         if same and "tier" in result and measured_on(result["metrics"]) == same:
-            points[result["tier"]] = tier_point(result["metrics"], result["parity"], result["model_bytes"])
+            base = result.get("lineage", {}).get("base", {}).get("name", BUILTIN)
+            name = result["tier"] if base == BUILTIN else f"{result['tier']} ({base})"
+            points[path.stem if name in points else name] = tier_point(
+                result["metrics"], result["parity"], result["model_bytes"]
+            )
     return points, same[0] if same else 0.0

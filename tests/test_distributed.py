@@ -75,7 +75,8 @@ def test_two_processes_train_the_weights_of_one_and_the_first_one_writes(
     monkeypatch.setattr(sys, "argv", ["steps.py", *map(str, [corpus, *models, tmp_path / "1"])])
     runpy.run_path(str(script))
     output = tmp_path / "artifact"
-    recipe = ["--data", corpus, "--base", calm_checkpoint, "--output", output, "--cache", tmp_path / "cache", *SMALL]
+    recipe = ["--data", corpus, "--base", bi_encoder, "--output", output, "--cache", tmp_path / "cache", *SMALL]
+    recipe += ["--neighbours", "8", "--apart_queries", "48", "--apart_rate", "1e-9", "--int8_tau", "0.999"]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script),
          *map(str, [corpus, *models, tmp_path / "2", *recipe, "--learning_rate", "1e-9", "--gate", "report"])],

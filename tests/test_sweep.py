@@ -29,6 +29,7 @@ def test_a_grid_has_all_combinations_with_values_of_the_settings_kinds() -> None
     ("attempts", "message"),
     [
         (["rate=1"], "--attempts rate=1: expected NAME=VALUE,VALUE,... with one of apart_queries, "),
+        (["layers=2,4"], "--attempts layers=2,4: expected NAME=VALUE"),
         (["gate=report"], "--attempts gate=report: expected NAME=VALUE"),
         (["kl"], "--attempts kl: expected NAME=VALUE"),
         (["candidates=4,x"], "--attempts candidates=4,x: expected int values"),
@@ -48,6 +49,8 @@ def test_every_stage_is_trained_on_its_share() -> None:
     assert (training.limit, training.apart_queries) == (None, None)
     _, part = smaller(TrainingConfig(limit=1000, apart_queries=5000), tier, 0.1)
     assert (part.apart_queries, part.train_queries) == (100, 100)
+    _, part = smaller(TrainingConfig(apart_queries=0), tier, 0.1)
+    assert (part.apart_queries, part.train_queries) == (0, 20)
 
 
 def test_the_table_says_what_dev_says_and_nothing_is_trained_twice(bi_encoder: Path, tmp_path: Path) -> None:
@@ -75,6 +78,9 @@ def test_the_table_says_what_dev_says_and_nothing_is_trained_twice(bi_encoder: P
     assert len(trained) == 2
     assert main([*options, "--attempts", "apart_queries=480,0"]) == 0
     assert times(tmp_path / "cache/runs") == trained
+    # The same settings with other numbers of queries are another training.
+    assert main([*options, "--limit", "24", "--attempts", "apart_queries=0"]) == 0
+    assert len(times(tmp_path / "cache/runs")) == 3
 
 
 def times(runs: Path) -> dict[Path, int]:

@@ -1,5 +1,7 @@
 """T5 encoders that rank: T5's own states, RankT5's prompt in every tokenizer's hands, and what starts from nothing."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +222,19 @@ def test_a_checkpoint_without_the_encoder_is_refused(t5: Path, tokenizer: T5Toke
     )  # fmt: skip
     with pytest.raises(InputError, match=r"lacks encoder\.block\.2\.layer\.0"):
         build_student(str(tmp_path), tmp_path / "student")
+
+
+def test_other_t5s_and_tokenizers_without_an_end_are_refused(t5: Path, tmp_path: Path) -> None:
+    for name, file, change, message in (
+        ("umt5", "config.json", {"model_type": "umt5"}, "is a umt5: expected a T5, FLAN-T5 or mT5"),
+        ("endless", "tokenizer_config.json", {"eos_token": None}, "has no eos_token: set it in tokenizer_config.json"),
+    ):
+        folder = shutil.copytree(t5, tmp_path / name)
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        (folder / file).write_text(json.dumps(content | change), encoding="utf-8")
+        (folder / "special_tokens_map.json").unlink()
+        with pytest.raises(InputError, match=message):
+            build_student(str(folder), tmp_path / "student")
 
 
 def test_the_head_of_a_fresh_ranker_is_neither_zero_nor_left_to_chance() -> None:

@@ -46,8 +46,15 @@ def test_results_of_the_same_queries_by_tier(tmp_path: Path) -> None:
     given = {"small": measurements(0.5), "nano": measurements(0.4), "msmarco": measurements(0.6, 0.9)}
     for tier, stated in given.items():
         (tmp_path / f"{tier}.json").write_text(json.dumps({"tier": tier, "model_bytes": 5_000_000, **stated}))
+    content = {
+        "tier": "small",
+        "model_bytes": 6_000_000,
+        "lineage": {"base": {"name": "scratch"}},
+        **measurements(0.45),
+    }
+    (tmp_path / "other.json").write_text(json.dumps(content))
     points, first = recorded(sorted(tmp_path.glob("*.json")), tmp_path / "small.json")
-    assert (sorted(points), first) == (["nano", "small"], 0.3)
+    assert (sorted(points), first) == (["nano", "small", "small (scratch)"], 0.3)
     assert points["nano"].megabytes == 5.0
 
 

@@ -16,9 +16,10 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from scipy.stats import kendalltau
+from test_export_architectures import make_classifier
 
 import training.train
-from training.data import RankingData
+from training.data import InputError, RankingData
 from training.examples import Example, as_dataset
 from training.losses import DistillationLoss, NeighbourhoodLoss
 from training.neighbours import neighbourhood_dataset
@@ -189,6 +190,12 @@ def test_an_unfinished_checkpoint_is_removed(tmp_path: Path) -> None:
             (tmp_path / name / "trainer_state.json").write_text(state)
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
+
+
+def test_layers_of_another_kind_are_refused(tmp_path: Path) -> None:
+    make_classifier("distilbert", tmp_path / "base")
+    with pytest.raises(InputError, match="--layers can't pick layers of a distilbert"):
+        build_student(str(tmp_path / "base"), tmp_path / "student", layers=[0])
 
 
 def test_a_layer_taken_twice_is_two_layers(tiny_checkpoint: Path, tmp_path: Path) -> None:

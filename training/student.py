@@ -32,6 +32,7 @@ from training.t5_ranker import T5Ranker
 from training.t5_student import CHECKPOINTS, scratch_student, t5_student
 from training.vocabulary import trim_model, trim_tokenizer
 
+OTHER_T5 = ("umt5", "longt5", "switch_transformers")  # their encoders differ, and T5's class would misread them
 SCRATCH = "scratch"  # the base's name where a T5 is to start from nothing
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
 
@@ -70,6 +71,8 @@ def build_student(
     folder = resolve_model(base)
     try:
         config = AutoConfig.from_pretrained(folder, num_labels=1)
+        if config.model_type in OTHER_T5:
+            raise InputError(f"base {base!r} is a {config.model_type}: expected a T5, FLAN-T5 or mT5")
         tokenizer = AutoTokenizer.from_pretrained(folder)
         for name, value in NO_DROPOUT.items():
             setattr(config, name, value)
@@ -147,6 +150,8 @@ def _with_layers(model: PreTrainedModel, layers: Sequence[int], base: str) -> Pr
     name = "block" if isinstance(model, T5Ranker) else "layer"
     stack = getattr(encoder, name, [])
     depth = len(stack)
+    if not depth:
+        raise InputError(f"--layers can't pick layers of a {model.config.model_type}: leave it out for base {base!r}")
     if not layers or any(not 0 <= layer < depth for layer in layers):
         raise InputError(f"layers {list(layers)} of base {base!r}: expected some of its {depth}, counted from 0")
     if isinstance(model, T5Ranker):

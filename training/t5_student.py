@@ -29,6 +29,8 @@ def t5_student(folder: Path, config: PretrainedConfig, tokenizer: PreTrainedToke
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"{folder} has no fast tokenizer: expected tokenizer.json, convert it first")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {folder} has no eos_token: set it in tokenizer_config.json")
     set_prompt(tokenizer)
     settings = {**config.to_dict(), "dropout_rate": 0.0, "classifier_dropout": 0.0, "model_type": "t5_ranker"}
     model, report = T5Ranker.from_pretrained(
