@@ -11,20 +11,26 @@ from transformers import AutoTokenizer
 
 from recipes.settings import TrainingConfig
 from recipes.stages import train_apart, train_together
+from training.data import RankingData
 from training.losses import gbce as gbce_loss
 from training.losses import gold_cross_entropy
-from training.prepare import held_out, load_source, make_examples, make_start
-from training.tiers import TIERS
+from training.prepare import Examples, Held, held_out, load_source, make_examples, make_start
+from training.tiers import TIERS, Tier
 from training.train import load_student
 
 
-def test_every_weight_of_the_loss_reaches_the_training(calm_checkpoint: Path, tmp_path: Path) -> None:
-    tier, data = TIERS["small"], load_source(str(write_corpus(tmp_path / "corpus")), False, False)
-    dev = held_out(data, "dev", 24, 12, 0)
+def prepared(folder: Path, queries: int) -> tuple[Tier, RankingData, Held, Examples]:
+    """The tier small, a miniature corpus, its dev queries and untaught examples of so many train queries."""
+    data = load_source(str(write_corpus(folder / "corpus")), False, False)
     examples = make_examples(
-        data, None, tmp_path, queries=16, depth=12, candidates=4, random_share=0.25, teacher_length=32,
+        data, None, folder, queries=queries, depth=12, candidates=4, random_share=0.25, teacher_length=32,
         warm_up_queries=0, seed=0,
     )  # fmt: skip
+    return TIERS["small"], data, held_out(data, "dev", 24, 12, 0), examples
+
+
+def test_every_weight_of_the_loss_reaches_the_training(calm_checkpoint: Path, tmp_path: Path) -> None:
+    tier, _, dev, examples = prepared(tmp_path, queries=16)
     make_start(str(calm_checkpoint), tier, examples.texts, tmp_path / "start", 0)
     losses = {}
     for name, weights in (("gold", (1.0, 0.0, 0.0)), ("bce", (0.0, 1.0, 0.0)), ("gbce", (0.0, 1.0, 1.0))):
@@ -55,12 +61,7 @@ def test_training_together_goes_on_from_training_apart(bi_encoder: Path, tmp_pat
         apart_queries=480, neighbours=8, apart_rate=1e-2, learning_rate=1e-12, candidates=4, train_length=32,
         evaluations=2,
     )  # fmt: skip
-    tier, data = TIERS["small"], load_source(str(write_corpus(tmp_path / "corpus")), False, False)
-    dev = held_out(data, "dev", 24, 12, 0)
-    examples = make_examples(
-        data, None, tmp_path, queries=48, depth=12, candidates=4, random_share=0.25, teacher_length=32,
-        warm_up_queries=0, seed=0,
-    )  # fmt: skip
+    tier, data, dev, examples = prepared(tmp_path, queries=48)
     make_start(str(bi_encoder), tier, examples.texts, tmp_path / "start", 0)
     apart = train_apart(config, tier, data, dev, tmp_path, 0)
     assert apart is not None

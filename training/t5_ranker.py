@@ -19,10 +19,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, T5Confi
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
+from training.first_stage import K1, B
 from training.similarity_ranker import CLOSED, COSINE_SCALE, LATE_SCALE, read_apart, read_together
 
 EXACT_SCALE = 16.0
-K1, B = 0.9, 0.4  # as first_stage.py has them
 USUAL_LENGTH = 64.0  # tokens of a passage; BM25 takes the corpus's mean
 
 
