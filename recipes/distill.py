@@ -51,7 +51,7 @@ def run(
     dev, tests = stages.hold_out(measuring, data, config.eval, student.base, max_length, stage)
 
     say(f"2/7 teacher: {student.teacher}")
-    examples = stages.make_taught(student.teacher, measuring, training, tier, data, stage, tier.warm_up_queries)
+    examples = stages.make_taught(student.teacher, measuring, training, tier, data, stage)
     taught = teacher_run(tests, student.teacher, measuring.cache / "teacher", training.teacher_length)
 
     say(f"3/7 student: {student.tier} from {student.base}")
@@ -59,7 +59,7 @@ def run(
     workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
 
     say("4/7 training")
-    trained = stages.learn(training, tier, data, dev, examples, workspace, measuring.seed, stage)
+    trained = stages.learn(training, tier, data, dev, examples, workspace, student.base, measuring.seed, stage)
     if not is_first():
         return  # one process is enough from here on
 

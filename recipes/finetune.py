@@ -62,14 +62,14 @@ def run(
     dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length, stage)
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
-    examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage, 0)
+    examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage)
 
     say(f"3/7 base: {config.base}")
     settings = plain(config, measuring, training, search)
     workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
 
     say("4/7 training")
-    trained = stages.learn(training, tier, data, dev, examples, workspace, measuring.seed, stage)
+    trained = stages.learn(training, tier, data, dev, examples, workspace, config.base, measuring.seed, stage)
     if not is_first():
         return  # one process is enough from here on
 

@@ -66,7 +66,10 @@ class TrainingConfig:
         choices=["refuse", "report"],
     )
     layers: list[int] = setting(
-        None, "layers of the base to take, counted from 0, repeated ones to stack them; all by default", nargs="+"
+        None,
+        "layers of the base to take, counted from 0, repeated ones to stack them; by default all, for nano from the "
+        "built-in backbone the first and the last",
+        nargs="+",
     )
     trim_vocabulary: bool = setting(
         False,
@@ -85,12 +88,18 @@ class TrainingConfig:
         "drop unjudged negatives that the teacher scores above the relevant passage's raw logit minus this; by default "
         f"none, and with it --teacher_pool is {POOL} times --candidates unless it is given",
     )
+    imitated_texts: int | None = setting(
+        None,
+        "texts of the data, repeated where there are fewer, on which a student that was projected from the built-in "
+        "backbone (nano) first learns to imitate its states; 0 for none, by default the tier's",
+    )
     apart_queries: int | None = setting(
         None,
         "queries trained first, read apart from the passages of their neighbours; 0 for none, by default the tier's",
     )
     neighbours: int = setting(32, "queries, and as many passages, of an optimizer step when they are read apart")
     queries_per_step: int = setting(8, "queries per optimizer step when each is read together with its candidates")
+    imitation_rate: float = setting(2e-3, "peak learning rate of imitating")
     apart_rate: float | None = setting(None, "peak learning rate of training apart; by default the tier's")
     learning_rate: float | None = setting(None, "peak learning rate of training together; by default the tier's")
     train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")
@@ -103,7 +112,7 @@ class TrainingConfig:
         0.75, "its t, from 0 (plain binary cross entropy) to 1 (as if all negatives of the corpus were seen)"
     )
     temperature: float = setting(1.0, "temperature of the KL term")
-    evaluations: int = setting(2, "how often dev is measured in each of the two stages of training")
+    evaluations: int = setting(2, "how often dev is measured in each stage of training")
     patience: int = setting(3, "evaluations without progress that end a stage of training")
     drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
     keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
@@ -137,14 +146,14 @@ IRRELEVANT = {
 # The least that makes sense; None is left to the tier. Kendall's tau needs two candidates.
 LEAST = {
     "limit": 1, "dev_queries": 1, "test_queries": 1, "parity_queries": 1, "depth": 2, "test_depth": 2,
-    "candidates": 2, "neighbours": 2,
+    "candidates": 2, "neighbours": 2, "imitated_texts": 0,
     "apart_queries": 0, "queries_per_step": 1, "max_length": SHORTEST_LENGTH, "train_length": SHORTEST_LENGTH,
     "teacher_length": 4, "evaluations": 1, "patience": 1, "threads": 0, "seed": 0, "kl": 0, "regression": 0, "gold": 0,
     "random_share": 0, "int8_tau": 0, "teacher_pool": 0,
     "gbce": 0, "gbce_calibration": 0,
 }  # fmt: skip
 LARGEST_TEST_SHARE = 0.8  # dev takes a tenth, and something must be left to learn from
-ABOVE_ZERO = ("apart_rate", "learning_rate", "temperature")
+ABOVE_ZERO = ("imitation_rate", "apart_rate", "learning_rate", "temperature")
 
 
 def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training: TrainingConfig | None = None) -> None:

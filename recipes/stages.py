@@ -1,4 +1,4 @@
-"""What distilling and fine-tuning share: held-out queries, a workspace, two stages of training, lineage."""
+"""What distilling and fine-tuning share: held-out queries, a workspace, the stages of training, lineage."""
 
 import json
 import resource
@@ -17,15 +17,17 @@ from export.licence import strictest
 from recipes.command import say
 from recipes.measure import check_held_out
 from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
-from training.backbone import BUILTIN, model_fingerprint, resolve_model
+from training.backbone import BUILTIN, builtin_backbone, model_fingerprint, resolve_model
 from training.candidates import BM25_OR_OWN, FirstStage, name_first_stage
 from training.data import RankingData, fingerprint
+from training.imitation import TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
 from training.prepare import (
     DEV_DEPTH,
     Examples,
     Held,
     held_out,
+    is_projected,
     load_source,
     make_examples,
     make_neighbourhoods,
@@ -89,13 +91,12 @@ def make_taught(
     tier: Tier,
     data: RankingData,
     stage: FirstStage,
-    warm_up_queries: int,
 ) -> Examples:
     """`prepare.make_examples` by the settings."""
     return make_examples(
         data, teacher, measuring.cache / "teacher",
         queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
-        random_share=training.random_share, teacher_length=training.teacher_length, warm_up_queries=warm_up_queries,
+        random_share=training.random_share, teacher_length=training.teacher_length,
         seed=measuring.seed, stage=stage, pool=training.teacher_pool, margin=training.false_negative_margin,
     )  # fmt: skip
 
@@ -125,12 +126,32 @@ def learn(
     dev: Held,
     examples: Examples,
     workspace: Path,
+    base: str,
     seed: int,
     stage: FirstStage,
 ) -> TrainingResult:
-    """Both stages of training, from the untrained student in `workspace`."""
-    apart = train_apart(training, tier, data, dev, workspace, seed, stage)
-    return train_together(training, tier, examples, dev, workspace, seed, apart)
+    """All stages of training, from the untrained student in `workspace`."""
+    imitated = None
+    if is_projected(base, tier):
+        imitated = train_imitating(training, tier, data, dev, workspace, builtin_backbone(), seed)
+    apart = train_apart(training, tier, data, dev, workspace, seed, stage, imitated)
+    return train_together(training, tier, examples, dev, workspace, seed, apart or imitated)
+
+
+def train_imitating(
+    config: TrainingConfig, tier: Tier, data: RankingData, dev: Held, workspace: Path, backbone: Path, seed: int
+) -> TrainingResult | None:
+    """The first stage of a student that was projected from `backbone`; None where there are no texts for it."""
+    wanted = tier.imitated_texts if config.imitated_texts is None else config.imitated_texts
+    rows = imitation_dataset(texts_to_imitate(data, wanted, seed), seed)
+    say(f"    imitating: {len(rows)} x {TEXTS_A_ROW} texts")
+    if len(rows) < process_count():
+        return None
+    return train(
+        workspace / "start", rows, dev.data, dev.candidates, workspace / "imitating",
+        loss=partial(ImitationLoss, backbone=backbone), rows_per_step=process_count(),
+        learning_rate=config.imitation_rate, **common(config, tier, seed),
+    )  # fmt: skip
 
 
 def train_apart(
@@ -141,8 +162,12 @@ def train_apart(
     workspace: Path,
     seed: int,
     stage: FirstStage = BM25_OR_OWN,
+    before: TrainingResult | None = None,
 ) -> TrainingResult | None:
-    """The first stage of training; None for a student that can't read query and passage apart, or with no queries."""
+    """The stage of reading apart, from where the one `before` ended, and with it as one result.
+
+    None for a student that can't read query and passage apart, or with no queries.
+    """
     wanted = tier.apart_queries if config.apart_queries is None else config.apart_queries
     queries = wanted if config.limit is None else min(wanted, config.limit)
     if not reads_apart(workspace / "start"):
@@ -151,11 +176,12 @@ def train_apart(
     say(f"    apart: {len(groups)} x {config.neighbours} queries and passages")
     if len(groups) < process_count():
         return None
-    return train(
-        workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
+    apart = train(
+        before.checkpoint if before else workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
         loss=NeighbourhoodLoss, rows_per_step=process_count(), learning_rate=config.apart_rate or tier.apart_rate,
-        **common(config, tier, seed),
+        start_quality=before.best if before else None, **common(config, tier, seed),
     )  # fmt: skip
+    return joined(before, apart) if before else apart
 
 
 def train_together(
@@ -165,9 +191,9 @@ def train_together(
     dev: Held,
     workspace: Path,
     seed: int,
-    apart: TrainingResult | None,
+    before: TrainingResult | None,
 ) -> TrainingResult:
-    """The second stage, from where the first one ended; both as one result."""
+    """The last stage, from where those `before` ended; all as one result."""
     say(f"    together: {len(examples.dataset)} queries x {config.candidates} passages")
     taught = 1.0 if examples.taught else 0.0
     loss = partial(
@@ -177,16 +203,16 @@ def train_together(
         exponent=gbce_exponent(config.candidates - 1, examples.passages, config.gbce_calibration),
     )  # fmt: skip
     together = train(
-        apart.checkpoint if apart else workspace / "start", examples.dataset, dev.data, dev.candidates,
+        before.checkpoint if before else workspace / "start", examples.dataset, dev.data, dev.candidates,
         workspace / "together", loss=loss, rows_per_step=config.queries_per_step,
-        learning_rate=config.learning_rate or tier.learning_rate, start_quality=apart.best if apart else None,
+        learning_rate=config.learning_rate or tier.learning_rate, start_quality=before.best if before else None,
         **common(config, tier, seed),
     )  # fmt: skip
-    return joined(apart, together) if apart else together
+    return joined(before, together) if before else together
 
 
 def common(config: TrainingConfig, tier: Tier, seed: int) -> dict[str, Any]:
-    """What both stages pass to `train`."""
+    """What all stages pass to `train`."""
     return {
         "evaluations": config.evaluations, "patience": config.patience,
         "max_length": config.train_length or tier.train_length, "seed": seed,

@@ -66,11 +66,11 @@ def run(
         say(f"2/3 {number} of {len(tries)}: {named(one)}")
         began = time.monotonic()
         chosen, part = smaller(replace(training, **one), tier, config.share)
-        examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage, part.warm_up_queries)
+        examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage)
         # The queries of each stage are the part's, and no settings any more.
         settings = plain(student, measuring, chosen, search) | {"share": config.share, "part": asdict(part)}
         workspace, _ = stages.begin(settings, measuring, chosen, part, data, examples)
-        trained = stages.learn(chosen, part, data, dev, examples, workspace, measuring.seed, stage)
+        trained = stages.learn(chosen, part, data, dev, examples, workspace, student.base, measuring.seed, stage)
         values = dev_values(trained.checkpoint, dev, chosen.train_length or part.train_length)
         rows.append({"settings": one, "seconds": round(time.monotonic() - began, 1), "by query": values})
 
@@ -122,13 +122,14 @@ def number_kinds(hint: Any) -> set[type]:
 def smaller(training: TrainingConfig, tier: Tier, share: float) -> tuple[TrainingConfig, Tier]:
     """The same training on this share of each stage's queries, which the tier's numbers stand for."""
     apart = tier.apart_queries if training.apart_queries is None else training.apart_queries
+    imitated = tier.imitated_texts if training.imitated_texts is None else training.imitated_texts
     if training.limit is not None:
         apart = min(apart, training.limit)
     part = replace(
-        tier, apart_queries=round(share * apart), warm_up_queries=round(share * tier.warm_up_queries),
+        tier, imitated_texts=round(share * imitated), apart_queries=round(share * apart),
         train_queries=max(1, round(share * (training.limit or tier.train_queries))),
     )  # fmt: skip
-    return replace(training, limit=None, apart_queries=None), part
+    return replace(training, limit=None, imitated_texts=None, apart_queries=None), part
 
 
 def dev_values(checkpoint: Path, dev: Held, max_length: int) -> dict[str, float]:

@@ -63,7 +63,7 @@ def run(config: SpeedConfig, command: str) -> None:
     rows = config.queries_per_step * config.steps
     examples = make_examples(
         data, None, config.cache, queries=4 * rows, depth=50, candidates=config.candidates, random_share=0.25,
-        teacher_length=config.length, warm_up_queries=0, seed=config.seed,
+        teacher_length=config.length, seed=config.seed,
     )  # fmt: skip
     groups = make_neighbourhoods(
         data, queries=config.neighbours * config.steps, size=config.neighbours, seed=config.seed

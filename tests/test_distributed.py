@@ -34,7 +34,7 @@ corpus, pairs, apart, output = map(Path, sys.argv[1:5])
 data = load_source(str(corpus), False, False)
 dev = held_out(data, "dev", 12, 12, 0)
 examples = make_examples(data, None, output / "cache", queries=48, depth=12, candidates=4, random_share=0.25,
-                         teacher_length=32, warm_up_queries=0, seed=0)
+                         teacher_length=32, seed=0)
 groups = make_neighbourhoods(data, queries=48, size=6, seed=0)
 gold = partial(DistillationLoss, kl_weight=0.0, regression_weight=0.0, gold_weight=1.0, temperature=1.0)
 for name, base, rows, loss, per_step in (

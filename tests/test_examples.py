@@ -119,7 +119,7 @@ def mined(folder: Path, **settings: object) -> Examples:
     ]  # fmt: skip
     teacher.write_text("\n".join(["query_id\tpassage_id\tscore", *rows, ""]), encoding="utf-8")
     usual = {
-        "queries": 40, "depth": 40, "candidates": 5, "random_share": 0.25, "teacher_length": 32, "warm_up_queries": 0,
+        "queries": 40, "depth": 40, "candidates": 5, "random_share": 0.25, "teacher_length": 32,
         "seed": 0,
     }  # fmt: skip
     return make_examples(data, str(teacher), folder, **(usual | settings))  # type: ignore[arg-type]
@@ -154,7 +154,7 @@ def test_mining_needs_a_teacher(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="rest on a teacher's scores: add --teacher"):
             make_examples(
                 data, None, tmp_path, queries=4, depth=5, candidates=5, random_share=0.0, teacher_length=32,
-                warm_up_queries=0, seed=0, **settings,  # type: ignore[arg-type]
+                seed=0, **settings,  # type: ignore[arg-type]
             )  # fmt: skip
 
 

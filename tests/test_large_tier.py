@@ -91,7 +91,7 @@ def test_languages_are_checked_before_any_work(
 def test_other_languages_make_another_workspace_only_where_they_trim(tmp_path: Path, calm_checkpoint: Path) -> None:
     data = load(write_multilingual(tmp_path / "data"))
     examples = make_examples(
-        data, None, tmp_path, queries=8, depth=6, candidates=3, random_share=1.0, teacher_length=32, warm_up_queries=0,
+        data, None, tmp_path, queries=8, depth=6, candidates=3, random_share=1.0, teacher_length=32,
         seed=0,
     )  # fmt: skip
 

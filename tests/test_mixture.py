@@ -132,7 +132,7 @@ def test_candidates_and_negatives_come_from_the_querys_own_source(tmp_path: Path
     assert name_first_stage(data, FirstStage("bm25")) == "BM25"
     examples = make_examples(
         data, None, tmp_path, queries=24, depth=5, candidates=6, random_share=0.6, teacher_length=32,
-        warm_up_queries=0, seed=0,
+        seed=0,
     )  # fmt: skip
     assert examples.sources == {"a": 12, "b": 12}
     for query, passages in zip(examples.dataset["query"], examples.dataset["passages"], strict=True):

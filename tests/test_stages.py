@@ -24,7 +24,7 @@ def prepared(folder: Path, queries: int) -> tuple[Tier, RankingData, Held, Examp
     data = load_source(str(write_corpus(folder / "corpus")), False, False)
     examples = make_examples(
         data, None, folder, queries=queries, depth=12, candidates=4, random_share=0.25, teacher_length=32,
-        warm_up_queries=0, seed=0,
+        seed=0,
     )  # fmt: skip
     return TIERS["small"], data, held_out(data, "dev", 24, 12, 0), examples
 

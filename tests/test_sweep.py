@@ -43,9 +43,9 @@ def test_what_is_no_grid_is_named(attempts: list[str], message: str) -> None:
 
 
 def test_every_stage_is_trained_on_its_share() -> None:
-    tier = replace(TIERS["small"], apart_queries=3000, train_queries=200, warm_up_queries=40)
+    tier = replace(TIERS["small"], apart_queries=3000, train_queries=200)
     training, part = smaller(TrainingConfig(), tier, 0.15)
-    assert (part.apart_queries, part.train_queries, part.warm_up_queries) == (450, 30, 6)
+    assert (part.apart_queries, part.train_queries) == (450, 30)
     assert (training.limit, training.apart_queries) == (None, None)
     _, part = smaller(TrainingConfig(limit=1000, apart_queries=5000), tier, 0.1)
     assert (part.apart_queries, part.train_queries) == (100, 100)

@@ -16,7 +16,7 @@ def test_both_trainers_read_the_same_lists(bi_encoder: Path, tmp_path: Path) -> 
     data = load_source(str(write_corpus(tmp_path / "corpus")), False, False)
     examples = make_examples(
         data, None, tmp_path, queries=8, depth=12, candidates=4, random_share=0.25, teacher_length=32,
-        warm_up_queries=0, seed=0,
+        seed=0,
     ).dataset  # fmt: skip
     build_student(str(bi_encoder), tmp_path / "start")
     model, config = load_student(tmp_path / "start", 32), SpeedConfig(queries_per_step=4, steps=2)

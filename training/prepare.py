@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers import AutoConfig
 
 from training.backbone import BUILTIN, builtin_backbone
 from training.candidates import BM25_OR_OWN, Candidates, FirstStage, find_candidates
@@ -23,7 +24,6 @@ from training.data import (
     source_of,
 )
 from training.examples import Example, Scored, as_dataset, choose_by_teacher, choose_candidates
-from training.lexical import lexical_examples
 from training.metrics import run_from_scores
 from training.mixture import load_mixture, parts
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
@@ -108,13 +108,12 @@ def make_examples(
     candidates: int,
     random_share: float,
     teacher_length: int,
-    warm_up_queries: int,
     seed: int,
     stage: FirstStage = BM25_OR_OWN,
     pool: int = 0,
     margin: float | None = None,
 ) -> Examples:
-    """Choose candidates for `queries` training queries and let the teacher score them; the lexical warm-up goes first.
+    """Choose candidates for `queries` training queries and let the teacher score them.
 
     With a `pool` the teacher scores that many passages a query, and `choose_by_teacher` keeps `candidates` of them; a
     `margin` without a pool has one of three times the candidates. Without a teacher the scores are 0, and nothing must
@@ -166,13 +165,9 @@ def make_examples(
         for query, passages, logits in kept
     ]
     texts = list(dict.fromkeys(passage for example in examples for passage in example.passages))
-    warm_up: list[Example] = []
-    if warm_up_queries:
-        warm_up = lexical_examples(texts, warm_up_queries, negatives=candidates - 1, seed=seed)
-    ordered = warm_up + examples
-    digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
+    digest = hashlib.sha256(repr(examples).encode()).hexdigest()
     sources = dict(Counter(source_of(one.query_id) for one in kept)) if data.sources else {}
-    return Examples(as_dataset(ordered), digest, texts, teacher is not None, mining, sources, len(data.passages))
+    return Examples(as_dataset(examples), digest, texts, teacher is not None, mining, sources, len(data.passages))
 
 
 def make_start(
@@ -187,8 +182,8 @@ def make_start(
     """Write the untrained student into `destination` and say in a sentence how it was made; `texts` are its domain's.
 
     From the built-in backbone nano is a projection; every other student keeps the width of its base. `layers` of the
-    base are kept, by default all, or of a projection the first ones; and of its vocabulary what `languages` need, or
-    all of it. Of several processes the first one writes, and the others get "".
+    base are kept, by default all, and for a projection what `spread` chooses; and of its vocabulary what `languages`
+    need, or all of it. Of several processes the first one writes, and the others get "".
     Raises InputError for a layer that is not there or a language that is not known.
     """
     start = _write_start(base, tier, texts, destination, seed, layers, languages) if is_first() else ""
@@ -205,21 +200,27 @@ def _write_start(
     layers: Sequence[int] | None,
     languages: Sequence[str],
 ) -> str:
-    if base == BUILTIN and tier.projected:
+    if is_projected(base, tier):
         projected = destination.with_name("projected")
+        chosen = tuple(layers or spread(tier.layers, AutoConfig.from_pretrained(builtin_backbone()).num_hidden_layers))
         shares = project_backbone(
-            builtin_backbone(),
-            projected,
-            texts[:PROJECTION_TEXTS],
-            width=tier.width,
-            layers=tuple(layers or range(tier.layers)),
-            seed=seed,
+            builtin_backbone(), projected, texts[:PROJECTION_TEXTS], width=tier.width, layers=chosen, seed=seed
         )
         build_student(str(projected), destination, texts=texts, similar=True, languages=languages, seed=seed)
         explained = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-        depth = len(layers or range(tier.layers))
-        return f"{depth} layers of width {tier.width} projected from {base} in closed form (R2: {explained})"
+        names = " and ".join(map(str, chosen))
+        return f"layers {names} of {base}, projected to width {tier.width} in closed form (R2: {explained})"
     return build_student(base, destination, texts=texts, layers=layers, languages=languages, seed=seed)
+
+
+def is_projected(base: str, tier: Tier) -> bool:
+    """Whether a student of this base is a projection of the built-in backbone."""
+    return base == BUILTIN and tier.projected
+
+
+def spread(count: int, depth: int) -> list[int]:
+    """`count` of `depth` layers, evenly from the first to the last, whose states mean the most to the readings."""
+    return [round(layer) for layer in np.linspace(0, depth - 1, count)]
 
 
 def make_neighbourhoods(
@@ -232,8 +233,9 @@ def make_neighbourhoods(
     if queries == 0:
         return neighbourhood_dataset(data, [])
     seeds = seeds_in_order(data, seed)
-    # Twice as many as are needed: a seed that another's neighbourhood has used up can't come first.
-    firsts = seeds[: 2 * -(-queries // size)]
+    # More than are needed: a seed that another's neighbourhood has used up can't come first. Where all queries are
+    # wanted, k times as many firsts leave about exp(-k) of them out.
+    firsts = seeds[: 4 * -(-queries // size)]
     lists = find_candidates(data, firsts, NEIGHBOURS, stage)
     groups = choose_neighbourhoods(data, seeds, lists, size=size, queries=queries)
     return neighbourhood_dataset(data, groups)

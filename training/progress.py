@@ -14,13 +14,14 @@ LOG = "log.jsonl"
 class TrainingProgress(ProgressCallback):
     """The trainer's bar; and its log in `file`, a JSON object a line: step, loss, learning_rate, dev's measure, ...
 
-    `pairs_per_step`: (query, passage) pairs of an optimizer step, of all processes together. `pairs_per_second` counts
-    the time of steps alone, without that of measuring and saving. A run that goes on keeps the lines that it had.
+    `per_step`: what an optimizer step reads, of all processes together: (query, passage) pairs, or another `unit`.
+    `pairs_per_second` counts the time of steps alone, without that of measuring and saving. A run that goes on keeps
+    the lines that it had.
     """
 
-    def __init__(self, file: Path, pairs_per_step: int) -> None:
+    def __init__(self, file: Path, per_step: int, unit: str = "pairs") -> None:
         super().__init__()
-        self.file, self.pairs_per_step = file, pairs_per_step
+        self.file, self.per_step, self.unit = file, per_step, unit
         self.steps, self.spent, self.began = 0, 0.0, 0.0
         self.shown: dict[str, str] = {}
 
@@ -47,9 +48,9 @@ class TrainingProgress(ProgressCallback):
             return
         entry = state.log_history[-1]
         if "loss" in entry and self.spent:
-            entry["pairs_per_second"] = round(self.steps * self.pairs_per_step / self.spent, 1)
+            entry[f"{self.unit}_per_second"] = round(self.steps * self.per_step / self.spent, 1)
             self.steps, self.spent = 0, 0.0
-        names = {"loss": "loss", "learning_rate": "rate", "pairs_per_second": "pairs/s"}
+        names = {"loss": "loss", "learning_rate": "rate", f"{self.unit}_per_second": f"{self.unit}/s"}
         self.shown |= {name: f"{entry[key]:.3g}" for key, name in names.items() if key in entry}
         self.shown |= {f"dev {key[5:]}": f"{entry[key]:.4f}" for key in entry if key.startswith("eval_") and "@" in key}
         if self.training_bar is not None:

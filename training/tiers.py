@@ -12,9 +12,9 @@ class Tier:
     width: int
     max_length: int
     train_length: int
+    imitated_texts: int  # on which a projected student first learns its backbone's states
     apart_queries: int  # trained first in neighbourhoods, with query and passage read apart
     train_queries: int
-    warm_up_queries: int
     apart_rate: float
     learning_rate: float
     limit_megabytes: float
@@ -23,8 +23,8 @@ class Tier:
 
 
 TIERS = {
-    "nano": Tier("google/bert_uncased_L-2_H-128_A-2", 2, 128, 128, 128, 0, 4000, 4000, 5e-4, 5e-4, 5.0, True, True),
-    "small": Tier("microsoft/MiniLM-L12-H384-uncased", 6, 384, 192, 128, 3200, 200, 0, 5e-5, 5e-6, 35.0, False, True),
-    "medium": Tier("google/flan-t5-base", 12, 768, 256, 192, 8000, 2000, 0, 2e-4, 1e-4, 112.0, False, False),
-    "large": Tier("intfloat/multilingual-e5-small", 12, 384, 192, 128, 3200, 200, 0, 3e-5, 5e-6, 150.0, False, False),
+    "nano": Tier("google/bert_uncased_L-2_H-128_A-2", 2, 128, 192, 128, 36000, 18000, 200, 3e-4, 5e-6, 5.0, True, True),
+    "small": Tier("microsoft/MiniLM-L12-H384-uncased", 6, 384, 192, 128, 0, 3200, 200, 5e-5, 5e-6, 35.0, False, True),
+    "medium": Tier("google/flan-t5-base", 12, 768, 256, 192, 0, 8000, 2000, 2e-4, 1e-4, 112.0, False, False),
+    "large": Tier("intfloat/multilingual-e5-small", 12, 384, 192, 128, 0, 3200, 200, 3e-5, 5e-6, 150.0, False, False),
 }

@@ -136,7 +136,8 @@ def train(
     Args:
         student: checkpoint folder to start from; also judged, so the result is never worse on dev than its start.
         examples: what `loss` takes: `examples.as_dataset` for a `losses.DistillationLoss`,
-            `neighbours.neighbourhood_dataset` for a `losses.NeighbourhoodLoss`.
+            `neighbours.neighbourhood_dataset` for a `losses.NeighbourhoodLoss`, `imitation.imitation_dataset` for an
+            `imitation.ImitationLoss`.
         dev_candidates: dev query id -> passage ids to rerank.
         loss: makes the loss for a model; `rows_per_step` rows of `examples` are one optimizer step.
         evaluations: how often dev is measured, in equal steps; `patience` of them without progress end the run.
@@ -161,7 +162,7 @@ def train(
         logging_steps=max(1, min(10, interval)),
     )  # fmt: skip
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(TrainingProgress(output / LOG, rows_per_step * pairs_of_row(examples)))
+    trainer.add_callback(TrainingProgress(output / LOG, *per_step(examples, rows_per_step)))
     if is_first():
         last_complete_checkpoint(output)  # which removes the incomplete ones
     wait_for_all()
@@ -186,10 +187,12 @@ def train(
     return TrainingResult(best, losses, quality)
 
 
-def pairs_of_row(examples: Dataset) -> int:
-    """How many (query, passage) pairs are scored for a row: of one query, or of a neighbourhood."""
+def per_step(examples: Dataset, rows: int) -> tuple[int, str]:
+    """What a step of so many rows reads, and its unit: texts to imitate, or pairs of a query or a neighbourhood."""
     row = examples[0]
-    return len(row["passages"]) * len(row.get("queries", [row.get("query")]))
+    if "texts" in row:
+        return rows * len(row["texts"]), "texts"
+    return rows * len(row["passages"]) * len(row.get("queries", [row.get("query")])), "pairs"
 
 
 def make_trainer(

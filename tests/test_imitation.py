@@ -1,0 +1,114 @@
+"""Imitation: the distance by hand, what is learned and what is not, and which texts are read how often."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WORDS, make_tokenizer
+from safetensors.torch import load_file
+from test_distill import write_corpus
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer
+
+from recipes.settings import TrainingConfig
+from recipes.stages import train_imitating
+from training.imitation import TEXTS_A_ROW, ImitationLoss, ids_of_pieces, imitation_dataset, texts_to_imitate
+from training.prepare import held_out, load_source
+from training.student import build_student, save_checkpoint
+from training.tiers import TIERS
+from training.train import load_student, per_step
+from training.vocabulary import trim_model, trim_tokenizer
+
+
+def texts(count: int, seed: int) -> list[str]:
+    generator = np.random.default_rng(seed)
+    return [" ".join(generator.choice(WORDS, size=int(generator.integers(3, 12)))) for _ in range(count)]
+
+
+def distance(start: Path, backbone: Path, seed: int = 7) -> float:
+    """On texts of their own, without a gradient."""
+    with torch.no_grad():
+        return ImitationLoss(load_student(start, 32), backbone).distance(texts(40, seed)).item()
+
+
+@pytest.fixture
+def disturbed(bi_encoder: Path, tmp_path: Path) -> Path:
+    """A student of `bi_encoder` whose layer has lost its way."""
+    build_student(str(bi_encoder), tmp_path / "student", texts=texts(50, 0))
+    model = load_student(tmp_path / "student", 32)[0].model
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # type: ignore[union-attr, operator]
+            if ".encoder.layer." in name and parameter.ndim == 2:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    folder = tmp_path / "start"
+    save_checkpoint(model, AutoTokenizer.from_pretrained(tmp_path / "student"), folder)  # type: ignore[arg-type]
+    return folder
+
+
+def test_the_distance_is_that_of_all_cosines_and_nothing_is_wrong_with_the_backbone_itself(
+    bi_encoder: Path, disturbed: Path, tmp_path: Path
+) -> None:
+    build_student(str(bi_encoder), tmp_path / "same", texts=texts(50, 0))
+    assert distance(tmp_path / "same", bi_encoder) == pytest.approx(0, abs=1e-10)
+    given = ["river bridge", "window"]
+    ranker, tokenizer = load_student(disturbed, 32)[0].model, AutoTokenizer.from_pretrained(disturbed)
+    wide = AutoModel.from_pretrained(bi_encoder)
+    found, expected = [], []
+    with torch.no_grad():
+        for text in given:  # one by one: padding must not count
+            ids = tokenizer(text, return_tensors="pt")["input_ids"]
+            mask = torch.ones_like(ids)
+            found.append(ranker.encode(ids, mask, torch.zeros_like(ids))[0])  # type: ignore[union-attr, operator]
+            expected.append(wide(ids).last_hidden_state[0])
+        students, teachers = (normalize(torch.cat(states), dim=1).double() for states in (found, expected))
+        by_hand = float(((students @ students.T - teachers @ teachers.T) ** 2).mean())
+        loss = ImitationLoss(load_student(disturbed, 32), bi_encoder)
+        assert loss([[given]], None).item() == pytest.approx(by_hand, rel=1e-4)
+    assert by_hand > 0.01
+
+
+def test_the_encoder_learns_and_what_reads_it_stays(bi_encoder: Path, disturbed: Path, tmp_path: Path) -> None:
+    data = load_source(str(write_corpus(tmp_path / "corpus")), False, False)
+    dev = held_out(data, "dev", 24, 12, 0)
+    config = TrainingConfig(imitated_texts=64 * TEXTS_A_ROW, imitation_rate=5e-3, train_length=32, evaluations=1)
+    before = distance(disturbed, bi_encoder)
+    result = train_imitating(config, TIERS["nano"], data, dev, disturbed.parent, bi_encoder, 0)
+    assert result is not None
+    assert result.best > result.dev_quality[0][1]  # else the start is what is kept
+    assert distance(result.checkpoint, bi_encoder) < before / 2
+    learned, start = (load_file(folder / "model.safetensors") for folder in (result.checkpoint, disturbed))
+    for name, values in start.items():
+        if not name.startswith("bert."):
+            assert torch.equal(learned[name], values), name
+
+
+def test_pieces_of_a_trimmed_vocabulary_are_found_in_the_backbone(bi_encoder: Path, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(tmp_path)
+    assert ids_of_pieces(tokenizer, tokenizer).tolist() == list(range(len(tokenizer)))
+    build_student(str(bi_encoder), tmp_path / "student", texts=texts(50, 0))
+    model = load_student(tmp_path / "student", 32)[0].model
+    trimmed, old_ids = trim_tokenizer(AutoTokenizer.from_pretrained(tmp_path / "student"), ["th"])
+    trim_model(model, old_ids, trimmed.pad_token_id)  # type: ignore[arg-type]
+    save_checkpoint(model, trimmed, tmp_path / "trimmed")  # type: ignore[arg-type]
+    assert len(trimmed) < len(tokenizer)
+    assert distance(tmp_path / "trimmed", bi_encoder) == pytest.approx(0, abs=1e-10)
+
+
+def test_what_held_out_queries_look_for_is_not_read_and_the_rest_equally_often(tmp_path: Path) -> None:
+    data = load_source(str(write_corpus(tmp_path / "corpus")), False, False)
+    read = Counter(texts_to_imitate(data, 240, seed=1))
+    expected = {data.queries[f"q{i}"] for i in range(48)} | {data.passages[f"p{i}"] for i in range(48)}
+    assert set(read) == expected
+    assert set(read.values()) == {2, 3}
+    assert texts_to_imitate(data, 20, seed=1) != texts_to_imitate(data, 20, seed=2)
+
+
+def test_a_row_holds_texts_of_about_one_length() -> None:
+    given = ["a" * length for length in range(1, 4 * TEXTS_A_ROW + 5)]
+    rows = imitation_dataset(given, seed=0)["texts"]
+    assert sorted(len(rows[0][0]) // TEXTS_A_ROW for rows in [[row] for row in rows]) == [0, 1, 2, 3]
+    assert all(len(row) == TEXTS_A_ROW and len(row[-1]) - len(row[0]) == TEXTS_A_ROW - 1 for row in rows)
+    assert per_step(imitation_dataset(given, seed=0), 2) == (64, "texts")

@@ -1,0 +1,91 @@
+"""Imitation: a projected student learns on plain text that tokens are as near to each other as its backbone says.
+
+A projection fits each layer to the one it stands for; what four left-out layers did is not in it. Here the student
+reads the texts that its backbone reads, and the cosines between all tokens of a few dozen texts are to be the same:
+what late interaction and means are made of, whatever the two widths (in the spirit of the relations that MiniLMv2
+distils; Wang et al., Findings of ACL 2021). No query and no judgment is needed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers import CrossEncoder
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+
+from training.data import RankingData, relevant_passages
+from training.losses import shared
+
+TEXTS_A_ROW = 32
+TOKENS_A_ROW = 1024  # of a row's tokens; all pairs of them are compared
+
+
+def texts_to_imitate(data: RankingData, count: int, seed: int) -> list[str]:
+    """`count` texts in random order, each as often as another: train queries, and what no held-out query looks for."""
+    held = {passage for split in ("dev", "test") for query in data.splits[split] for passage in
+            relevant_passages(data, query)}  # fmt: skip
+    texts = [data.queries[query] for query in data.splits["train"]]
+    texts += [text for passage, text in data.passages.items() if passage not in held]
+    generator = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < count:
+        order += generator.permutation(len(texts)).tolist()
+    return [texts[i] for i in order[:count]]
+
+
+def imitation_dataset(texts: Sequence[str], seed: int) -> Dataset:
+    """The trainer's column: `texts`, 32 of about one length a row, in random order. What fills no row is left out."""
+    ordered = sorted(texts, key=len)
+    rows = [ordered[i : i + TEXTS_A_ROW] for i in range(0, len(ordered) - TEXTS_A_ROW + 1, TEXTS_A_ROW)]
+    return Dataset.from_dict({"texts": [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]})
+
+
+class ImitationLoss(nn.Module):
+    """What the trainer calls with the rows of `imitation_dataset`; the model is a `SimilarityRanker` of a backbone.
+
+    Only the encoder learns: the readings of its states keep what they start with.
+    """
+
+    def __init__(self, model: CrossEncoder, backbone: Path) -> None:
+        super().__init__()
+        self.model = model
+        self.unwrapped = shared(model)
+        # Hidden from the trainer, which would train it.
+        self.backbone = (AutoModel.from_pretrained(backbone, add_pooling_layer=False).eval().to(model.device),)
+        self.backbone_ids = ids_of_pieces(model.tokenizer, AutoTokenizer.from_pretrained(backbone)).to(model.device)
+        ranker: Any = model[0].model
+        for name, parameter in ranker.named_parameters():
+            parameter.requires_grad_(name.startswith("bert."))
+
+    def forward(self, inputs: list[Any], labels: None, prompt: str | None = None, task: str | None = None) -> Tensor:
+        """A scalar, the mean over rows; the trainer passes `prompt` and `task` to every loss."""
+        (rows,) = inputs
+        return torch.stack([self.distance(texts) for texts in rows]).mean()
+
+    def distance(self, texts: list[str]) -> Tensor:
+        """Mean squared difference of the cosines that student and backbone see between at most 1,024 tokens."""
+        (model,) = self.unwrapped
+        tokens = model.tokenizer(
+            texts, padding=True, truncation=True, max_length=model.max_length, return_tensors="pt"
+        ).to(model.device)
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        real = torch.nonzero(mask.flatten()).flatten()
+        chosen = real[torch.randperm(len(real))[:TOKENS_A_ROW].to(real.device)]
+        ranker: Any = model[0].model
+        with torch.no_grad():
+            wide = self.backbone[0](self.backbone_ids[ids], attention_mask=mask).last_hidden_state
+        found, expected = (
+            normalize(state.flatten(0, 1)[chosen].float(), dim=1)
+            for state in (ranker.encode(ids, mask, torch.zeros_like(ids)), wide)
+        )
+        return (found @ found.T - expected @ expected.T).square().mean()
+
+
+def ids_of_pieces(student: PreTrainedTokenizerBase, backbone: PreTrainedTokenizerBase) -> Tensor:
+    """The backbone's id of each piece of the student's vocabulary, which may be a part of its own: int64 (pieces,)."""
+    return torch.tensor(backbone.convert_tokens_to_ids(student.convert_ids_to_tokens(list(range(len(student))))))
