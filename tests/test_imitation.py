@@ -1,7 +1,9 @@
 """Imitation: the distance by hand, what is learned and what is not, and which texts are read how often."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from training.imitation import TEXTS_A_ROW, ImitationLoss, ids_of_pieces, imitat
 from training.prepare import held_out, load_source
 from training.student import build_student, save_checkpoint
 from training.tiers import TIERS
-from training.train import load_student, per_step
+from training.train import load_student, per_step, train
 from training.vocabulary import trim_model, trim_tokenizer
 
 
@@ -85,6 +87,35 @@ def test_the_encoder_learns_and_what_reads_it_stays(bi_encoder: Path, disturbed:
             assert torch.equal(learned[name], values), name
 
 
+def test_a_run_that_broke_off_goes_on_to_the_same_weights(bi_encoder: Path, disturbed: Path, tmp_path: Path) -> None:
+    data = load_source(str(write_corpus(tmp_path / "corpus")), False, False)
+    dev = held_out(data, "dev", 8, 4, 0)
+    rows = imitation_dataset(texts_to_imitate(data, 12 * TEXTS_A_ROW, 0), 0)
+    left = [7]  # calls until the disk is full
+
+    class Breaking(ImitationLoss):
+        def forward(self, *given: Any, **named: Any) -> torch.Tensor:
+            left[0] -= 1
+            if left[0] == 0:
+                raise OSError("no space left")
+            return super().forward(*given, **named)
+
+    def run(output: Path, loss: type[ImitationLoss]) -> dict[str, torch.Tensor]:
+        result = train(
+            disturbed, rows, dev.data, dev.candidates, output, loss=partial(loss, backbone=bi_encoder),
+            learning_rate=1e-2, rows_per_step=1, evaluations=4, patience=9, max_length=32, start_quality=-1.0,
+        )  # fmt: skip
+        return load_file(result.checkpoint / "model.safetensors")
+
+    with pytest.raises(OSError, match="no space"):
+        run(tmp_path / "broken", Breaking)
+    assert list((tmp_path / "broken").glob("checkpoint-*"))
+    whole, resumed = run(tmp_path / "whole", ImitationLoss), run(tmp_path / "broken", Breaking)
+    start = load_file(disturbed / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert any(not torch.equal(whole[name], start[name]) for name in whole)
+
+
 def test_pieces_of_a_trimmed_vocabulary_are_found_in_the_backbone(bi_encoder: Path, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(tmp_path)
     assert ids_of_pieces(tokenizer, tokenizer).tolist() == list(range(len(tokenizer)))
@@ -107,7 +138,7 @@ def test_what_held_out_queries_look_for_is_not_read_and_the_rest_equally_often(t
 
 
 def test_a_row_holds_texts_of_about_one_length() -> None:
-    given = ["a" * length for length in range(1, 4 * TEXTS_A_ROW + 5)]
+    given = ["a" * length for length in np.random.default_rng(0).permutation(np.arange(1, 4 * TEXTS_A_ROW + 5))]
     rows = imitation_dataset(given, seed=0)["texts"]
     assert sorted(len(rows[0][0]) // TEXTS_A_ROW for rows in [[row] for row in rows]) == [0, 1, 2, 3]
     assert all(len(row) == TEXTS_A_ROW and len(row[-1]) - len(row[0]) == TEXTS_A_ROW - 1 for row in rows)

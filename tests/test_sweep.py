@@ -43,14 +43,14 @@ def test_what_is_no_grid_is_named(attempts: list[str], message: str) -> None:
 
 
 def test_every_stage_is_trained_on_its_share() -> None:
-    tier = replace(TIERS["small"], apart_queries=3000, train_queries=200)
+    tier = replace(TIERS["small"], imitated_texts=1000, apart_queries=3000, train_queries=200)
     training, part = smaller(TrainingConfig(), tier, 0.15)
-    assert (part.apart_queries, part.train_queries) == (450, 30)
-    assert (training.limit, training.apart_queries) == (None, None)
+    assert (part.imitated_texts, part.apart_queries, part.train_queries) == (150, 450, 30)
+    assert (training.limit, training.imitated_texts, training.apart_queries) == (None, None, None)
     _, part = smaller(TrainingConfig(limit=1000, apart_queries=5000), tier, 0.1)
     assert (part.apart_queries, part.train_queries) == (100, 100)
-    _, part = smaller(TrainingConfig(apart_queries=0), tier, 0.1)
-    assert (part.apart_queries, part.train_queries) == (0, 20)
+    _, part = smaller(TrainingConfig(imitated_texts=40, apart_queries=0), tier, 0.1)
+    assert (part.imitated_texts, part.apart_queries, part.train_queries) == (4, 0, 20)
 
 
 def test_the_table_says_what_dev_says_and_nothing_is_trained_twice(bi_encoder: Path, tmp_path: Path) -> None:
