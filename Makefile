@@ -51,14 +51,22 @@ bench: $(INSTALLED)
 
 # Data sets that the project does not carry lie, in BEIR's layout, in data/. What is there is not made again.
 TUNED := artifacts/wikiqa artifacts/nfcorpus artifacts/stackfaq
-EVALUATED := evaluations/zero-shot evaluations/wikiqa evaluations/nfcorpus
+NANO := artifacts/nano artifacts/nano-msmarco
+EVALUATED := evaluations/zero-shot evaluations/zero-shot-nano evaluations/wikiqa evaluations/nfcorpus
 MEASURES := --depth 100 --max-length 192 --measures nDCG@10 MRR@10 MAP
 
-results: artifacts/small/flashranker.json $(TUNED:=/flashranker.json) $(EVALUATED:=/evaluate.json)
-	$(BIN)/python -m recipes.numbers artifacts/small $(TUNED) $(EVALUATED)
+results: $(patsubst %,%/flashranker.json,artifacts/small $(NANO) $(TUNED)) $(EVALUATED:=/evaluate.json)
+	$(BIN)/python -m recipes.numbers artifacts/small $(NANO) $(TUNED) $(EVALUATED)
 
 artifacts/small/flashranker.json: | $(INSTALLED)
 	$(BIN)/python -m recipes.distill
+
+artifacts/nano/flashranker.json: | $(INSTALLED)
+	$(BIN)/python -m recipes.distill --tier nano
+
+artifacts/nano-msmarco/flashranker.json: | $(INSTALLED)
+	$(BIN)/python -m recipes.distill --tier nano --data data/msmarco-devsmall --eval data/msmarco-dl19 --test_depth 100 \
+		--output $(@D)
 
 $(TUNED:=/flashranker.json): artifacts/%/flashranker.json: | artifacts/small/flashranker.json
 	$(BIN)/python -m recipes.finetune --data data/$* --base artifacts/small --output artifacts/$* $(TUNE_$*)
@@ -69,6 +77,10 @@ TUNE_nfcorpus := --drop_leaks
 
 evaluations/zero-shot/evaluate.json: | artifacts/small/flashranker.json
 	$(BIN)/python -m recipes.evaluate int8=artifacts/small $(MEASURES) \
+		--data data/msmarco-dl19 data/wikiqa data/nfcorpus --output $(@D)
+
+evaluations/zero-shot-nano/evaluate.json: | $(NANO:=/flashranker.json)
+	$(BIN)/python -m recipes.evaluate nano=artifacts/nano msmarco=artifacts/nano-msmarco $(MEASURES) \
 		--data data/msmarco-dl19 data/wikiqa data/nfcorpus --output $(@D)
 
 evaluations/wikiqa/evaluate.json evaluations/nfcorpus/evaluate.json: evaluations/%/evaluate.json: \

@@ -257,7 +257,7 @@ def quality_gates(
             compared = paired_bootstrap(ours, theirs)
             gates.append(quality_gate(f"{stage} - {other}, {name}", compared.difference, compared.low, compared.high))
     if trained:
-        gates.append(start_gate(trained.dev_quality[0][1], trained.best, dev_queries))
+        gates.append(start_gate(trained.dev_quality[0][1], trained.quality, dev_queries))
     return gates
 
 

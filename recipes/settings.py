@@ -67,8 +67,8 @@ class TrainingConfig:
     )
     layers: list[int] = setting(
         None,
-        "layers of the base to take, counted from 0, repeated ones to stack them; by default all, for nano from the "
-        "built-in backbone the first and the last",
+        "layers of the base to take, counted from 0, repeated ones to stack them; by default all. For nano from the "
+        "built-in backbone rising numbers, by default the first and the last",
         nargs="+",
     )
     trim_vocabulary: bool = setting(
@@ -90,8 +90,9 @@ class TrainingConfig:
     )
     imitated_texts: int | None = setting(
         None,
-        "texts of the data, repeated where there are fewer, on which a student that was projected from the built-in "
-        "backbone (nano) first learns to imitate its states; 0 for none, by default the tier's",
+        "texts of the data, in rows of 32, repeated where there are fewer, on which a student that was projected from "
+        "the built-in backbone (nano) first learns to see tokens as near to each other as that does; 0 for none, by "
+        "default the tier's",
     )
     apart_queries: int | None = setting(
         None,

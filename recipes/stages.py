@@ -141,8 +141,10 @@ def learn(
 def train_imitating(
     config: TrainingConfig, tier: Tier, data: RankingData, dev: Held, workspace: Path, backbone: Path, seed: int
 ) -> TrainingResult | None:
-    """The first stage of a student that was projected from `backbone`; None where there are no texts for it."""
+    """What a student that was projected from `backbone` learns first; None where there are no texts for it."""
     wanted = tier.imitated_texts if config.imitated_texts is None else config.imitated_texts
+    if config.limit is not None:
+        wanted = min(wanted, TEXTS_A_ROW * config.limit)
     rows = imitation_dataset(texts_to_imitate(data, wanted, seed), seed)
     say(f"    imitating: {len(rows)} x {TEXTS_A_ROW} texts")
     if len(rows) < process_count():
@@ -150,7 +152,8 @@ def train_imitating(
     return train(
         workspace / "start", rows, dev.data, dev.candidates, workspace / "imitating",
         loss=partial(ImitationLoss, backbone=backbone), rows_per_step=process_count(),
-        learning_rate=config.imitation_rate, **common(config, tier, seed),
+        # Where dev is too easy to tell models apart, imitation still gains elsewhere.
+        learning_rate=config.imitation_rate, keep="last", **common(config, tier, seed),
     )  # fmt: skip
 
 
@@ -179,7 +182,7 @@ def train_apart(
     apart = train(
         before.checkpoint if before else workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
         loss=NeighbourhoodLoss, rows_per_step=process_count(), learning_rate=config.apart_rate or tier.apart_rate,
-        start_quality=before.best if before else None, **common(config, tier, seed),
+        start_quality=before.quality if before else None, **common(config, tier, seed),
     )  # fmt: skip
     return joined(before, apart) if before else apart
 
@@ -205,7 +208,7 @@ def train_together(
     together = train(
         before.checkpoint if before else workspace / "start", examples.dataset, dev.data, dev.candidates,
         workspace / "together", loss=loss, rows_per_step=config.queries_per_step,
-        learning_rate=config.learning_rate or tier.learning_rate, start_quality=before.best if before else None,
+        learning_rate=config.learning_rate or tier.learning_rate, start_quality=before.quality if before else None,
         **common(config, tier, seed),
     )  # fmt: skip
     return joined(before, together) if before else together

@@ -21,6 +21,7 @@ from recipes.command import launch, plain, say, setting
 from recipes.evaluate_report import markdown
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, limit_queries
+from training.imitation import TEXTS_A_ROW
 from training.metrics import evaluate, paired_bootstrap, run_from_scores
 from training.prepare import DEV_DEPTH, Held, held_out, load_sources
 from training.processes import is_first
@@ -124,7 +125,7 @@ def smaller(training: TrainingConfig, tier: Tier, share: float) -> tuple[Trainin
     apart = tier.apart_queries if training.apart_queries is None else training.apart_queries
     imitated = tier.imitated_texts if training.imitated_texts is None else training.imitated_texts
     if training.limit is not None:
-        apart = min(apart, training.limit)
+        apart, imitated = min(apart, training.limit), min(imitated, TEXTS_A_ROW * training.limit)
     part = replace(
         tier, imitated_texts=round(share * imitated), apart_queries=round(share * apart),
         train_queries=max(1, round(share * (training.limit or tier.train_queries))),

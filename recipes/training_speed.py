@@ -1,4 +1,4 @@
-"""Pairs that a second of training takes: this project's two stages against sentence-transformers' own trainer.
+"""Pairs that a second of training takes: this project's stages with queries against sentence-transformers' own trainer.
 
 python -m recipes.training_speed                       # recipes/results/training_speed.json
 

@@ -76,7 +76,7 @@ def test_the_gates_of_a_base_by_hand() -> None:
         "first stage": {"q": right, "r": right}, "int8": {"q": right, "r": right},
         "base": {"q": right, "r": wrong}, "student": {"q": right, "r": right},
     }  # fmt: skip
-    trained = TrainingResult(Path(), [(1, 0.5)], [(0, 0.5), (1, 0.75)])
+    trained = TrainingResult(Path(), [(1, 0.5)], [(0, 0.5), (1, 0.75)], 0.75)
     gates = {gate.name: gate for gate in quality_gates(runs, judgments, trained, 24)}
     # The base puts both relevant passages first, the student one of them second: MRR@10 1 against 0.75.
     assert gates["student - base, MRR@10"].value == pytest.approx(-0.25)

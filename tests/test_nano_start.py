@@ -34,7 +34,7 @@ def test_nano_is_cut_out_of_the_first_and_the_last_layer_and_ranks_untrained(tmp
     entries = [entry for path in sources for entry in read_docstrings(path.read_bytes(), path.stem, "numpy")]
     texts = [f"{entry.query}. {entry.passage}" for entry in entries]
     start = make_start("builtin", TIERS["nano"], texts, tmp_path / "start", 0)
-    assert start.startswith("layers 0 and 5 of builtin, projected to width 128")
+    assert start.startswith("layers 0, 5 of builtin, projected to width 128")
     asked = list({entry.passage: (entry.query, entry.passage) for entry in entries}.values())
     # The control: queries dealt out anew.
     shuffled = [(asked[i - 1][0], passage) for i, (_, passage) in enumerate(asked)]

@@ -105,7 +105,7 @@ def test_real_backbone_keeps_most_of_two_layers(tmp_path: Path) -> None:
     entries = [*entries, *read_docstrings(Path(json.__file__).read_bytes(), "json", "json")]
     entries += read_docstrings(Path(hashlib.__file__).with_name("argparse.py").read_bytes(), "argparse", "")
     texts = [f"{entry.query}. {entry.passage}" for entry in entries][:60]
-    scores = project_backbone(builtin_backbone(), tmp_path / "nano", texts, max_length=96)
+    scores = project_backbone(builtin_backbone(), tmp_path / "nano", texts, layers=(0, 1), max_length=96)
     assert scores["variance"] > 0.75
     assert scores["layer 0"] > 0.8
     assert scores["layer 1"] > 0.8
@@ -201,6 +201,6 @@ def test_a_folder_that_is_no_bert_is_refused(tmp_path: Path) -> None:
     config = DistilBertConfig(vocab_size=20, dim=8, n_layers=1, n_heads=1, hidden_dim=8)
     DistilBertModel(config).save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="is a distilbert model"):
-        project_backbone(tmp_path / "other", tmp_path / "student", [])
+        project_backbone(tmp_path / "other", tmp_path / "student", [], **TINY)
     with pytest.raises(InputError, match="can't be loaded"):
-        project_backbone(tmp_path / "nowhere", tmp_path / "student", [])
+        project_backbone(tmp_path / "nowhere", tmp_path / "student", [], **TINY)

@@ -141,11 +141,32 @@ def test_neighbourhoods_teach_which_passage_answers_and_shuffled_ones_do_not(bi_
 
 
 def test_two_stages_are_reported_as_one() -> None:
-    first = TrainingResult(Path("a"), [(5, 2.0), (10, 1.5)], [(0, 0.2), (10, 0.3)])
-    second = TrainingResult(Path("b"), [(4, 1.2)], [(0, 0.3), (4, 0.35)])
+    first = TrainingResult(Path("a"), [(5, 2.0), (10, 1.5)], [(0, 0.2), (10, 0.3)], 0.3)
+    second = TrainingResult(Path("b"), [(4, 1.2)], [(0, 0.3), (4, 0.25)], 0.3)
     assert joined(first, second) == TrainingResult(
-        Path("b"), [(5, 2.0), (10, 1.5), (14, 1.2)], [(0, 0.2), (10, 0.3), (14, 0.35)]
+        Path("b"), [(5, 2.0), (10, 1.5), (14, 1.2)], [(0, 0.2), (10, 0.3), (14, 0.25)], 0.3
     )
+
+
+def test_the_last_checkpoint_is_kept_where_that_is_asked_for_and_says_what_it_reached(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    teacher = planted(0)
+    data, candidates = make_dev(teacher)
+    found = {}
+    for keep in ("best", "last"):
+        build_student(str(tiny_checkpoint), tmp_path / keep / "start")
+        # What is planted is learned the wrong way round; 25 steps are more than 4 evaluations of 6.
+        found[keep] = train(
+            tmp_path / keep / "start", make_examples(-teacher, 25), data, candidates, tmp_path / keep / "run",
+            keep=keep, **SETTINGS,  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert found["best"].quality == max(value for _, value in found["best"].dev_quality)
+    assert found["last"].dev_quality[-1] == (24, found["last"].quality)
+    assert found["last"].quality < found["best"].quality - 0.05
+    again = score_candidates(load_student(found["last"].checkpoint, 32), data, candidates)
+    ranks = [(row > row[int(order.argmax())]).sum() + 1 for row, order in zip(again.values(), teacher, strict=True)]
+    assert np.mean([1 / rank for rank in ranks]) == pytest.approx(found["last"].quality)
 
 
 def test_the_best_checkpoint_is_kept_and_a_rerun_returns_it(tiny_checkpoint: Path, tmp_path: Path) -> None:

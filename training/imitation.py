@@ -6,6 +6,7 @@ what late interaction and means are made of, whatever the two widths (in the spi
 distils; Wang et al., Findings of ACL 2021). No query and no judgment is needed.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ TOKENS_A_ROW = 1024  # of a row's tokens; all pairs of them are compared
 
 
 def texts_to_imitate(data: RankingData, count: int, seed: int) -> list[str]:
-    """`count` texts in random order, each as often as another: train queries, and what no held-out query looks for."""
+    """`count` texts in random order: train queries, and the passages that no held-out query looks for.
+
+    Each comes as often as another, those of mixed data too: it is a sample of language, and the weights count queries.
+    """
     held = {passage for split in ("dev", "test") for query in data.splits[split] for passage in
             relevant_passages(data, query)}  # fmt: skip
     texts = [data.queries[query] for query in data.splits["train"]]
@@ -39,8 +43,16 @@ def texts_to_imitate(data: RankingData, count: int, seed: int) -> list[str]:
 
 
 def imitation_dataset(texts: Sequence[str], seed: int) -> Dataset:
-    """The trainer's column: `texts`, 32 of about one length a row, in random order. What fills no row is left out."""
-    ordered = sorted(texts, key=len)
+    """The trainer's column: `texts`, 32 of about one length a row, in random order. What fills no row is left out.
+
+    Repeated texts stand in different rows: there is nothing to learn from a text beside itself.
+    """
+    before: Counter[str] = Counter()
+    keys = []
+    for text in texts:
+        keys.append((before[text], len(text)))
+        before[text] += 1
+    ordered = [texts[i] for i in sorted(range(len(texts)), key=keys.__getitem__)]
     rows = [ordered[i : i + TEXTS_A_ROW] for i in range(0, len(ordered) - TEXTS_A_ROW + 1, TEXTS_A_ROW)]
     return Dataset.from_dict({"texts": [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]})
 

@@ -208,7 +208,7 @@ def _write_start(
         )
         build_student(str(projected), destination, texts=texts, similar=True, languages=languages, seed=seed)
         explained = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-        names = " and ".join(map(str, chosen))
+        names = ", ".join(map(str, chosen))
         return f"layers {names} of {base}, projected to width {tier.width} in closed form (R2: {explained})"
     return build_student(base, destination, texts=texts, layers=layers, languages=languages, seed=seed)
 
@@ -219,7 +219,7 @@ def is_projected(base: str, tier: Tier) -> bool:
 
 
 def spread(count: int, depth: int) -> list[int]:
-    """`count` of `depth` layers, evenly from the first to the last, whose states mean the most to the readings."""
+    """`count` of `depth` layers, evenly from the first to the last, which is what late interaction and means read."""
     return [round(layer) for layer in np.linspace(0, depth - 1, count)]
 
 

@@ -37,7 +37,7 @@ def project_backbone(
     texts: Sequence[str],
     *,
     width: int = 128,
-    layers: Sequence[int] = (0, 1),
+    layers: Sequence[int],
     intermediate: int = 512,
     max_length: int = 128,
     seed: int = 0,

@@ -12,7 +12,7 @@ class Tier:
     width: int
     max_length: int
     train_length: int
-    imitated_texts: int  # on which a projected student first learns its backbone's states
+    imitated_texts: int  # on which a projected student first imitates its backbone
     apart_queries: int  # trained first in neighbourhoods, with query and passage read apart
     train_queries: int
     apart_rate: float

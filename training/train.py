@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,16 +39,12 @@ ROWS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The best checkpoint's folder and what the log says: (step, loss) and (step, dev MRR@10)."""
+    """The kept checkpoint's folder, what the log says, (step, loss) and (step, dev MRR@10), and its own dev MRR@10."""
 
     checkpoint: Path
     loss: list[tuple[int, float]]
     dev_quality: list[tuple[int, float]]
-
-    @property
-    def best(self) -> float:
-        """Dev MRR@10 of the checkpoint."""
-        return max(value for _, value in self.dev_quality)
+    quality: float
 
 
 def joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
@@ -59,7 +55,10 @@ def joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
         return [(step + last, value) for step, value in points if step]
 
     return TrainingResult(
-        second.checkpoint, first.loss + behind(second.loss), first.dev_quality + behind(second.dev_quality)
+        second.checkpoint,
+        first.loss + behind(second.loss),
+        first.dev_quality + behind(second.dev_quality),
+        second.quality,
     )
 
 
@@ -121,10 +120,11 @@ def train(
     patience: int,
     max_length: int,
     start_quality: float | None = None,
+    keep: Literal["best", "last"] = "best",
     warmup_ratio: float = 0.06,
     seed: int = 0,
 ) -> TrainingResult:
-    """Train a student once over `examples`, in their order, and keep the checkpoint that is best on dev.
+    """Train a student once over `examples`, in their order, and keep the checkpoint that is best on dev, or the last.
 
     `output` holds the trainer's checkpoints while it runs; a killed run goes on from the last complete one and ends
     with the same weights. When all is done `output/best` holds the result, and a rerun returns it at once.
@@ -142,23 +142,26 @@ def train(
         loss: makes the loss for a model; `rows_per_step` rows of `examples` are one optimizer step.
         evaluations: how often dev is measured, in equal steps; `patience` of them without progress end the run.
         start_quality: dev MRR@10 of `student` where it is known, which saves measuring it.
+        keep: the checkpoint that is best on dev, the start included; or the last, where the loss is to be trusted more.
     """
     best, record = output / "best", output / DONE
     if record.is_file():
         kept = json.loads(record.read_text(encoding="utf-8"))
-        return TrainingResult(best, _points(kept["loss"]), _points(kept["dev_quality"]))
+        return TrainingResult(best, _points(kept["loss"]), _points(kept["dev_quality"]), kept["quality"])
     if rows_per_step % process_count():
         raise InputError(f"{process_count()} processes can't share {rows_per_step} queries a step: give a multiple")
     steps = max(1, len(examples) // rows_per_step)
     interval = max(1, steps // evaluations)
+    if keep == "last":
+        steps -= steps % interval  # so that dev is measured at the end
     model = load_student(student, max_length)
     trainer = make_trainer(
         model, examples, loss(model), output, steps=steps, rows_per_step=rows_per_step, learning_rate=learning_rate,
         warmup_ratio=warmup_ratio, seed=seed, evaluator=DevMeasure(dev, dev_candidates),
-        callbacks=[EarlyStoppingCallback(patience)],
+        callbacks=[EarlyStoppingCallback(patience)] if keep == "best" else [],
         eval_strategy="steps", eval_steps=interval, eval_on_start=start_quality is None,
         save_strategy="steps", save_steps=interval, save_total_limit=2,
-        load_best_model_at_end=True, metric_for_best_model=f"eval_{MEASURE}", greater_is_better=True,
+        load_best_model_at_end=keep == "best", metric_for_best_model=f"eval_{MEASURE}", greater_is_better=True,
         logging_steps=max(1, min(10, interval)),
     )  # fmt: skip
     trainer.remove_callback(ProgressCallback)
@@ -172,7 +175,8 @@ def train(
     quality = [(int(entry["step"]), entry[f"eval_{MEASURE}"]) for entry in history if f"eval_{MEASURE}" in entry]
     if start_quality is not None:
         quality.insert(0, (0, start_quality))
-    if quality[0][1] >= max(value for _, value in quality):
+    kept_quality = quality[-1][1] if keep == "last" else max(value for _, value in quality)
+    if keep == "best" and quality[0][1] >= kept_quality:
         # The trainer compares saved checkpoints only, and the start is not one of them.
         model = load_student(student, max_length)
     wait_for_all()  # until no process reads checkpoints any more
@@ -180,11 +184,11 @@ def train(
         trained: PreTrainedModel = model[0].model  # type: ignore[assignment]
         # Its own tokenizer would keep the length of training for the model's.
         save_checkpoint(trained, AutoTokenizer.from_pretrained(student), best)
-        _write_json(record, {"loss": losses, "dev_quality": quality})
+        _write_json(record, {"loss": losses, "dev_quality": quality, "quality": kept_quality})
         for leftover in output.glob("checkpoint-*"):
             shutil.rmtree(leftover)
     wait_for_all()
-    return TrainingResult(best, losses, quality)
+    return TrainingResult(best, losses, quality, kept_quality)
 
 
 def per_step(examples: Dataset, rows: int) -> tuple[int, str]:
