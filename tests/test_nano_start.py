@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from conftest import WORDS
+from safetensors.torch import load_file
+from test_distill import write_corpus
 
+from recipes.settings import TrainingConfig
+from recipes.stages import learn
+from training.candidates import BM25_OR_OWN
 from training.data import RankingData
 from training.losses import NeighbourhoodLoss
-from training.prepare import make_neighbourhoods, make_start, spread
+from training.prepare import held_out, load_source, make_examples, make_neighbourhoods, make_start, spread
 from training.pydocs import read_docstrings
 from training.tiers import TIERS
 from training.train import load_student
@@ -40,6 +45,30 @@ def test_nano_is_cut_out_of_the_first_and_the_last_layer_and_ranks_untrained(tmp
     shuffled = [(asked[i - 1][0], passage) for i, (_, passage) in enumerate(asked)]
     assert reciprocal_rank(tmp_path / "start", asked) > 0.55
     assert reciprocal_rank(tmp_path / "start", shuffled) < 0.2
+
+
+def test_a_projected_student_imitates_before_it_is_trained_and_goes_on_from_there(tmp_path: Path) -> None:
+    data = load_source(str(write_corpus(tmp_path / "corpus")), False, False)
+    examples = make_examples(
+        data, None, tmp_path, queries=48, depth=12, candidates=4, random_share=0.25, teacher_length=32, seed=0
+    )
+    # So small rates for the other stages that they move nothing, were it not for where they start.
+    config = TrainingConfig(
+        imitated_texts=256, apart_queries=48, neighbours=8, apart_rate=1e-12, learning_rate=1e-12, candidates=4,
+        train_length=32, evaluations=1,
+    )  # fmt: skip
+    make_start("builtin", TIERS["nano"], list(data.passages.values()), tmp_path / "start", 0)
+    dev = held_out(data, "dev", 24, 12, 0)
+    result = learn(config, TIERS["nano"], data, dev, examples, tmp_path, "builtin", 0, BM25_OR_OWN)
+    folders = {"start": tmp_path / "start", "imitated": tmp_path / "imitating" / "best", "end": result.checkpoint}
+    weights = {
+        name: torch.cat([values.flatten() for key, values in sorted(load_file(folder / "model.safetensors").items())
+                         if key.startswith("bert.")])
+        for name, folder in folders.items()
+    }  # fmt: skip
+    assert (weights["imitated"] - weights["start"]).abs().max() > 1e-3
+    assert (weights["end"] - weights["imitated"]).abs().max() < 1e-6
+    assert [step for step, _ in result.dev_quality] == [0, 8, 14, 20]  # 256 / 32 texts, 48 / 8 queries, 48 / 8 queries
 
 
 def test_training_apart_reaches_nearly_all_queries_where_all_are_wanted() -> None:
