@@ -134,7 +134,7 @@ def train(
     writes. Raises InputError where the rows can't be shared evenly.
 
     Args:
-        student: checkpoint folder to start from; also judged, so the result is never worse on dev than its start.
+        student: checkpoint folder to start from; also judged, so the best one is never worse on dev than its start.
         examples: what `loss` takes: `examples.as_dataset` for a `losses.DistillationLoss`,
             `neighbours.neighbourhood_dataset` for a `losses.NeighbourhoodLoss`, `imitation.imitation_dataset` for an
             `imitation.ImitationLoss`.
