@@ -110,6 +110,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_weights(bi_encoder: Path, dist
         run(tmp_path / "broken", Breaking)
     assert list((tmp_path / "broken").glob("checkpoint-*"))
     whole, resumed = run(tmp_path / "whole", ImitationLoss), run(tmp_path / "broken", Breaking)
+    assert left[0] == -6  # the last six of twelve steps, and no more
     start = load_file(disturbed / "model.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert any(not torch.equal(whole[name], start[name]) for name in whole)

@@ -153,16 +153,19 @@ def test_the_last_checkpoint_is_kept_where_that_is_asked_for_and_says_what_it_re
 ) -> None:
     teacher = planted(0)
     data, candidates = make_dev(teacher)
-    found = {}
-    for keep in ("best", "last"):
-        build_student(str(tiny_checkpoint), tmp_path / keep / "start")
-        # What is planted is learned the wrong way round; 25 steps are more than 4 evaluations of 6.
-        found[keep] = train(
-            tmp_path / keep / "start", make_examples(-teacher, 25), data, candidates, tmp_path / keep / "run",
+    build_student(str(tiny_checkpoint), tmp_path / "start")
+    # What is planted is learned the wrong way round; 25 steps are one more than 4 evaluations of 6.
+    found = {
+        name: train(
+            tmp_path / "start", make_examples(-teacher, steps), data, candidates, tmp_path / name,
             keep=keep, **SETTINGS,  # type: ignore[arg-type]
-        )  # fmt: skip
+        )
+        for name, keep, steps in (("best", "best", 25), ("last", "last", 25), ("whole", "last", 24))
+    }  # fmt: skip
     assert found["best"].quality == max(value for _, value in found["best"].dev_quality)
     assert found["last"].dev_quality[-1] == (24, found["last"].quality)
+    ended, whole = (load_file(found[name].checkpoint / "model.safetensors") for name in ("last", "whole"))
+    assert all(torch.equal(ended[name], whole[name]) for name in whole)
     assert found["last"].quality < found["best"].quality - 0.05
     again = score_candidates(load_student(found["last"].checkpoint, 32), data, candidates)
     ranks = [(row > row[int(order.argmax())]).sum() + 1 for row, order in zip(again.values(), teacher, strict=True)]
