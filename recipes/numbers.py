@@ -37,7 +37,7 @@ KEPT = (
 )  # fmt: skip
 STAGES = ("first stage", "teacher", "base", "student", "fp32", "int8")  # a manifest's keys are in alphabetical order
 PARTS = {"first result ms": "ms from process start to first result", "import ms": "ms of import alone"}
-TRAININGS = ("stock", "together", "apart")
+TRAININGS = ("stock", "together", "apart", "stock, bf16", "together, bf16", "apart, bf16")
 TIMES = {"torch": "PyTorch, sorted batches of 16", "fp32": "fp32 ONNX, runtime", "int8": "int8 ONNX, runtime"}
 
 
@@ -226,7 +226,7 @@ def training_section(result: dict[str, Any]) -> str:
         "| training | pairs a second: median (least to most) | times stock |",
         "|---|---|---|",
     ]
-    for name in TRAININGS:
+    for name in (one for one in TRAININGS if one in speeds):
         found = speeds[name]
         span = f"{found['median']:.1f} ({found['low']:.1f} to {found['high']:.1f})"
         lines.append(f"| {name} | {span} | {found['median'] / speeds['stock']['median']:.2f} |")

@@ -11,6 +11,7 @@ from recipes.command import setting
 from training.backbone import BUILTIN, resolve_model
 from training.candidates import FirstStage
 from training.data import InputError
+from training.precision import PRECISIONS
 from training.prepare import POOL
 from training.student import SCRATCH
 from training.teacher import open_bi_encoder
@@ -115,6 +116,12 @@ class TrainingConfig:
     temperature: float = setting(1.0, "temperature of the KL term")
     evaluations: int = setting(2, "how often dev is measured in each stage of training")
     patience: int = setting(3, "evaluations without progress that end a stage of training")
+    precision: str = setting(
+        "auto",
+        "what training multiplies in: fp32, or bf16, which auto takes where processor or GPU have instructions for it; "
+        "weights, dev and the artifact are fp32's either way",
+        choices=PRECISIONS,
+    )
     drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
     keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
 

@@ -22,6 +22,7 @@ from training.candidates import BM25_OR_OWN, FirstStage, name_first_stage
 from training.data import RankingData, fingerprint
 from training.imitation import TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
+from training.precision import uses_bfloat16
 from training.prepare import (
     DEV_DEPTH,
     Examples,
@@ -219,6 +220,7 @@ def common(config: TrainingConfig, tier: Tier, seed: int) -> dict[str, Any]:
     return {
         "evaluations": config.evaluations, "patience": config.patience,
         "max_length": config.train_length or tier.train_length, "seed": seed,
+        "bf16": uses_bfloat16(config.precision),
     }  # fmt: skip
 
 

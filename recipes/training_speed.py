@@ -4,9 +4,11 @@ python -m recipes.training_speed                       # recipes/results/trainin
 
 The same student, texts, length and processor in one run, turn by turn. `stock` is CrossEncoderTrainer with
 ListNetLoss as its examples have it; `together` is the second stage of recipes.distill on the same lists; `apart` is
-the first stage, where a step reads queries and passages once each and every query meets every passage.
+the first stage, where a step reads queries and passages once each and every query meets every passage. Where the
+processor multiplies bfloat16, all three are measured in it too.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from recipes.command import launch, plain, say, setting
 from recipes.starts import spread
 from training.data import InputError
 from training.losses import DistillationLoss, NeighbourhoodLoss
+from training.precision import PRECISIONS, uses_bfloat16
 from training.prepare import load_source, make_examples, make_neighbourhoods, make_start
 from training.tiers import TIERS
 from training.train import load_student, make_trainer
@@ -48,6 +51,7 @@ class SpeedConfig:
     steps: int = setting(3, "steps a turn")
     turns: int = setting(5, "turns")
     length: int = setting(128, "tokens of a pair, or of a text apart")
+    precision: str = setting("auto", "fp32, or auto or bf16 to measure both", choices=PRECISIONS)
     cache: Path = setting(Path("cache"), "folder of teacher scores")
     output: Path = setting(Path("recipes/results/training_speed.json"), "where the numbers go")
     seed: int = setting(0, "seed of every random choice")
@@ -78,13 +82,18 @@ def run(config: SpeedConfig, command: str) -> None:
 
         say(f"3/3 speed: {config.turns} turns of {config.steps} steps")
         runs = {
-            "stock": (partial(stock, config, examples.dataset), rows * config.candidates),
-            "together": (partial(together, config, examples.dataset), rows * config.candidates),
-            "apart": (partial(apart, config, groups), config.steps * config.neighbours**2),
+            name + (", bf16" if bf16 else ""): (partial(make, config, rows_of, bf16=bf16), pairs)
+            for bf16 in ([False, True] if uses_bfloat16(config.precision) else [False])
+            for name, make, rows_of, pairs in (
+                ("stock", stock, examples.dataset, rows * config.candidates),
+                ("together", together, examples.dataset, rows * config.candidates),
+                ("apart", apart, groups, config.steps * config.neighbours**2),
+            )
         }
         speeds: dict[str, list[float]] = {name: [] for name in runs}
         for turn in tqdm(range(config.turns + 1), unit="turn"):
             for name, (make, pairs) in runs.items():
+                os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # where a trainer in bf16 leaves it to the next
                 trainer = make(load_student(start, config.length), Path(folder) / name)
                 seconds = trainer.train().metrics["train_runtime"]
                 if turn:  # the first one warms up
@@ -97,40 +106,53 @@ def run(config: SpeedConfig, command: str) -> None:
     write_json(config.output, results)
     for name, speed in found.items():
         times = speed["median"] / found["stock"]["median"]
-        say(f"{name:<9} {speed['median']:8.1f} pairs/s ({speed['low']:.1f} to {speed['high']:.1f})  {times:.2f}x")
+        say(f"{name:<14} {speed['median']:8.1f} pairs/s ({speed['low']:.1f} to {speed['high']:.1f})  {times:.2f}x")
 
 
-def stock(config: SpeedConfig, examples: Dataset, model: CrossEncoder, output: Path) -> CrossEncoderTrainer:
+def stock(
+    config: SpeedConfig, examples: Dataset, model: CrossEncoder, output: Path, bf16: bool = False
+) -> CrossEncoderTrainer:
     """sentence-transformers' trainer and loss with their defaults."""
     columns = {
         "query": examples["query"], "docs": examples["passages"], "labels": [label[1] for label in examples["label"]]
     }  # fmt: skip
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(output), max_steps=config.steps, per_device_train_batch_size=config.queries_per_step,
-        learning_rate=RATE, warmup_ratio=0.1, seed=config.seed, save_strategy="no", report_to="none",
+        learning_rate=RATE, warmup_ratio=0.1, seed=config.seed, save_strategy="no", report_to="none", bf16=bf16,
+        use_cpu=bf16 and not torch.cuda.is_available(),  # or it refuses bf16
     )  # fmt: skip
     return CrossEncoderTrainer(
         model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=ListNetLoss(model)
     )
 
 
-def together(config: SpeedConfig, examples: Dataset, model: CrossEncoder, output: Path) -> CrossEncoderTrainer:
+def together(
+    config: SpeedConfig, examples: Dataset, model: CrossEncoder, output: Path, bf16: bool = False
+) -> CrossEncoderTrainer:
     """The same lists as the second stage reads them."""
-    return ours(config, examples, model, output, partial(DistillationLoss, **WEIGHTS), config.queries_per_step)
+    return ours(config, examples, model, output, partial(DistillationLoss, **WEIGHTS), config.queries_per_step, bf16)
 
 
-def apart(config: SpeedConfig, groups: Dataset, model: CrossEncoder, output: Path) -> CrossEncoderTrainer:
+def apart(
+    config: SpeedConfig, groups: Dataset, model: CrossEncoder, output: Path, bf16: bool = False
+) -> CrossEncoderTrainer:
     """Neighbourhoods as the first stage reads them."""
-    return ours(config, groups, model, output, NeighbourhoodLoss, 1)
+    return ours(config, groups, model, output, NeighbourhoodLoss, 1, bf16)
 
 
 def ours(
-    config: SpeedConfig, rows: Dataset, model: CrossEncoder, output: Path, loss: Callable[..., Any], rows_per_step: int
+    config: SpeedConfig,
+    rows: Dataset,
+    model: CrossEncoder,
+    output: Path,
+    loss: Callable[..., Any],
+    rows_per_step: int,
+    bf16: bool,
 ) -> CrossEncoderTrainer:
     """This project's trainer, without evaluating and saving."""
     return make_trainer(
         model, rows, loss(model), output, steps=config.steps, rows_per_step=rows_per_step, learning_rate=RATE,
-        warmup_ratio=0.1, seed=config.seed, save_strategy="no",
+        warmup_ratio=0.1, seed=config.seed, bf16=bf16, save_strategy="no",
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from training.data import RankingData, relevant_passages
 from training.losses import shared
+from training.precision import exact
 
 TEXTS_A_ROW = 32
 TOKENS_A_ROW = 1024  # of a row's tokens; all pairs of them are compared
@@ -95,7 +96,8 @@ class ImitationLoss(nn.Module):
             normalize(state.flatten(0, 1)[chosen].float(), dim=1)
             for state in (ranker.encode(ids, mask, torch.zeros_like(ids)), wide)
         )
-        return (found @ found.T - expected @ expected.T).square().mean()
+        with exact(found):
+            return (found @ found.T - expected @ expected.T).square().mean()
 
 
 def ids_of_pieces(student: PreTrainedTokenizerBase, backbone: PreTrainedTokenizerBase) -> Tensor:

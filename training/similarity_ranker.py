@@ -25,6 +25,8 @@ from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from training.precision import exact
+
 CLOSED = -4.0  # attention logit: exp(-4) is a fiftieth, near enough to alone, and still has a gradient
 # Cosine to logit. Late interaction orders better than the means, and a softmax over the sum is about as sure as right.
 COSINE_SCALE, LATE_SCALE = 8.0, 16.0
@@ -111,16 +113,19 @@ def read_together(ranker: Any, state: Tensor, query: Tensor, passage: Tensor, te
     direction = normalize(state, dim=2)
     # Not a product with a vector: a quantizer would round it.
     cosine = (mean(state, query) * mean(state, passage) * ranker.dimension_weight).sum(dim=1)
-    return cosine + ranker.late_scale * late_interaction(direction @ direction.transpose(1, 2), terms, passage)
+    with exact(state):
+        cosines = direction @ direction.transpose(1, 2)
+    return cosine + ranker.late_scale * late_interaction(cosines, terms, passage)
 
 
 def read_apart(
     ranker: Any, query_state: Tensor, query: Tensor, passage_state: Tensor, passage: Tensor, terms: Tensor
 ) -> Tensor:
     """The same of all queries (q, n) with all passages (p, m), each text's states by itself: (q, p)."""
-    cosine = (mean(query_state, query) * ranker.dimension_weight) @ mean(passage_state, passage).T
-    cosines = torch.einsum("qnh,pmh->qpnm", normalize(query_state, dim=2), normalize(passage_state, dim=2))
-    return cosine + ranker.late_scale * late_interaction(cosines, terms[:, None], passage)
+    with exact(query_state):
+        cosine = (mean(query_state, query) * ranker.dimension_weight) @ mean(passage_state, passage).T
+        cosines = torch.einsum("qnh,pmh->qpnm", normalize(query_state, dim=2), normalize(passage_state, dim=2))
+        return cosine + ranker.late_scale * late_interaction(cosines, terms[:, None], passage)
 
 
 def late_interaction(cosines: Tensor, weight: Tensor, present: Tensor) -> Tensor:

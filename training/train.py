@@ -122,6 +122,7 @@ def train(
     start_quality: float | None = None,
     keep: Literal["best", "last"] = "best",
     warmup_ratio: float = 0.06,
+    bf16: bool = False,
     seed: int = 0,
 ) -> TrainingResult:
     """Train a student once over `examples`, in their order, and keep the checkpoint that is best on dev, or the last.
@@ -143,6 +144,7 @@ def train(
         evaluations: how often dev is measured, in equal steps; `patience` of them without progress end the run.
         start_quality: dev MRR@10 of `student` where it is known, which saves measuring it.
         keep: the checkpoint that is best on dev, the start included; or the last, where the loss is to be trusted more.
+        bf16: multiply in bfloat16 (see `precision`) in steps; dev is measured in float32, as the model will be used.
     """
     best, record = output / "best", output / DONE
     if record.is_file():
@@ -157,7 +159,7 @@ def train(
     model = load_student(student, max_length)
     trainer = make_trainer(
         model, examples, loss(model), output, steps=steps, rows_per_step=rows_per_step, learning_rate=learning_rate,
-        warmup_ratio=warmup_ratio, seed=seed, evaluator=DevMeasure(dev, dev_candidates),
+        warmup_ratio=warmup_ratio, seed=seed, bf16=bf16, evaluator=DevMeasure(dev, dev_candidates),
         callbacks=[EarlyStoppingCallback(patience)] if keep == "best" else [],
         eval_strategy="steps", eval_steps=interval, eval_on_start=start_quality is None,
         save_strategy="steps", save_steps=interval, save_total_limit=2,
@@ -210,6 +212,7 @@ def make_trainer(
     learning_rate: float,
     warmup_ratio: float,
     seed: int,
+    bf16: bool = False,
     evaluator: BaseEvaluator | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **schedule: Any,
@@ -233,12 +236,14 @@ def make_trainer(
         weight_decay=0.01,
         seed=seed,
         use_cpu=on_processors(),
-        bf16=torch.cuda.is_available(),
         batch_sampler=in_order,
         report_to="none",
         dataloader_drop_last=True,
         **schedule,
     )
+    if bf16:
+        # The trainer's own way leaves out what a loss does beside calling the model, and measures dev in it too.
+        loss.forward = torch.autocast(model.device.type, torch.bfloat16)(loss.forward)
     return CrossEncoderTrainer(
         model=model, args=arguments, train_dataset=examples, loss=loss, evaluator=evaluator, callbacks=list(callbacks)
     )
