@@ -34,7 +34,7 @@ class ReportContent:
     `metrics`: stage ("first stage", "teacher", "student", "fp32", "int8") -> measure ("nDCG@10", "MRR@10") ->
     {"mean", "low", "high"}, the ends of the 95 % interval optional; as in the manifest.
     `gates`: the manifest's: {"name", "value", "limit", "passed", "unit", "message"} each.
-    `loss`: (step, loss) pairs. `dev_quality`: measure -> (step, value) pairs.
+    `loss`: stage -> (step, loss) pairs. `dev_quality`: measure -> (step, value) pairs.
     `logits`, `labels`: of the int8 model on held-out pairs, same order; a label above 0 is relevant. With
     `calibration` they also give the reliability diagram.
     `latency`: system ("torch", "fp32", "int8") -> {"median", "low", "high"} in ms per 100 passages, low and
@@ -49,7 +49,7 @@ class ReportContent:
     notices: Sequence[str] = ()
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     gates: Sequence[Mapping[str, Any]] = ()
-    loss: Points = ()
+    loss: Mapping[str, Points] = field(default_factory=dict)
     dev_quality: Mapping[str, Points] = field(default_factory=dict)
     logits: Sequence[float] | np.ndarray = ()
     labels: Sequence[int] | np.ndarray = ()
@@ -124,8 +124,8 @@ def gates(values: Sequence[Mapping[str, Any]]) -> str:
 
 
 def training(content: ReportContent) -> str:
-    """Loss and dev quality over steps."""
-    drawn = [curve_figure("loss", {"loss": content.loss})] if len(content.loss) else []
+    """Loss of each stage, all of their own kind, and dev quality over the steps of all."""
+    drawn = [curve_figure(f"loss, {stage}", {stage: points}) for stage, points in content.loss.items() if len(points)]
     curves = {measure: points for measure, points in content.dev_quality.items() if len(points)}
     if curves:
         drawn.append(curve_figure("dev " + ", ".join(curves), curves))

@@ -59,7 +59,9 @@ def run(
     workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
 
     say("4/7 training")
-    trained = stages.learn(training, tier, data, dev, examples, workspace, student.base, measuring.seed, stage)
+    trained = stages.learn(
+        training, tier, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage
+    )
     if not is_first():
         return  # one process is enough from here on
 
@@ -78,7 +80,7 @@ def run(
 
     say(f"7/7 artifact: {output}")
     lineage = stages.lineage(
-        student.base, start, student.teacher, data, examples, tests, measuring.languages, stage, began
+        student.base, start, student.teacher, data, examples, tests, measuring.languages, stage, trained, began
     )
     finish(
         exported, measured, trained, output,

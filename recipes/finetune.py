@@ -69,7 +69,9 @@ def run(
     workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
 
     say("4/7 training")
-    trained = stages.learn(training, tier, data, dev, examples, workspace, config.base, measuring.seed, stage)
+    trained = stages.learn(
+        training, tier, data, dev, examples, workspace, config.base, config.teacher, measuring.seed, stage
+    )
     if not is_first():
         return  # one process is enough from here on
 
@@ -87,7 +89,7 @@ def run(
 
     say(f"7/7 artifact: {config.output}")
     lineage = stages.lineage(
-        config.base, start, config.teacher, data, examples, tests, measuring.languages, stage, began
+        config.base, start, config.teacher, data, examples, tests, measuring.languages, stage, trained, began
     )
     finish(
         exported, measured, trained, config.output,

@@ -61,7 +61,7 @@ def finish(
             notices=notices,
             metrics=measured.metrics,
             gates=manifest.gates,
-            loss=trained.loss if trained else [],
+            loss=trained.loss if trained else {},
             dev_quality={"MRR@10": trained.dev_quality} if trained else {},
             logits=measured.logits,
             labels=measured.grades,

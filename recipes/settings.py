@@ -102,6 +102,12 @@ class TrainingConfig:
     neighbours: int = setting(32, "queries, and as many passages, of an optimizer step when they are read apart")
     queries_per_step: int = setting(8, "queries per optimizer step when each is read together with its candidates")
     imitation_rate: float = setting(2e-3, "peak learning rate of imitating")
+    apart_kl: float = setting(
+        1.0,
+        "weight, in training apart, of the KL divergences to a teacher's scores of the neighbourhood, where one reads "
+        "apart: --teacher, or for a projected student the whole backbone",
+    )
+    apart_gold: float = setting(0.3, "weight, beside those divergences, of the cross entropy to the judgments")
     apart_rate: float | None = setting(None, "peak learning rate of training apart; by default the tier's")
     learning_rate: float | None = setting(None, "peak learning rate of training together; by default the tier's")
     train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")
@@ -157,6 +163,7 @@ LEAST = {
     "candidates": 2, "neighbours": 2, "imitated_texts": 0,
     "apart_queries": 0, "queries_per_step": 1, "max_length": SHORTEST_LENGTH, "train_length": SHORTEST_LENGTH,
     "teacher_length": 4, "evaluations": 1, "patience": 1, "threads": 0, "seed": 0, "kl": 0, "regression": 0, "gold": 0,
+    "apart_kl": 0, "apart_gold": 0,
     "random_share": 0, "int8_tau": 0, "teacher_pool": 0,
     "gbce": 0, "gbce_calibration": 0,
 }  # fmt: skip

@@ -34,6 +34,7 @@ from training.prepare import (
     make_neighbourhoods,
     make_start,
     missing_judgments,
+    neighbourhood_teacher,
 )
 from training.processes import process_count
 from training.student import SCRATCH, reads_apart
@@ -128,6 +129,7 @@ def learn(
     examples: Examples,
     workspace: Path,
     base: str,
+    teacher: str | None,
     seed: int,
     stage: FirstStage,
 ) -> TrainingResult:
@@ -135,7 +137,8 @@ def learn(
     imitated = None
     if is_projected(base, tier):
         imitated = train_imitating(training, tier, data, dev, workspace, builtin_backbone(), seed)
-    apart = train_apart(training, tier, data, dev, workspace, seed, stage, imitated)
+    apart_teacher = neighbourhood_teacher(teacher, base, tier, examples.texts, workspace)
+    apart = train_apart(training, tier, data, dev, workspace, seed, stage, imitated, apart_teacher)
     return train_together(training, tier, examples, dev, workspace, seed, apart or imitated)
 
 
@@ -167,6 +170,7 @@ def train_apart(
     seed: int,
     stage: FirstStage = BM25_OR_OWN,
     before: TrainingResult | None = None,
+    teacher: Path | None = None,
 ) -> TrainingResult | None:
     """The stage of reading apart, from where the one `before` ended, and with it as one result.
 
@@ -182,7 +186,10 @@ def train_apart(
         return None
     apart = train(
         before.checkpoint if before else workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
-        loss=NeighbourhoodLoss, rows_per_step=process_count(), learning_rate=config.apart_rate or tier.apart_rate,
+        loss=partial(
+            NeighbourhoodLoss, teacher=teacher, gold_weight=config.apart_gold, kl_weight=config.apart_kl
+        ) if teacher and config.apart_kl else NeighbourhoodLoss,
+        rows_per_step=process_count(), learning_rate=config.apart_rate or tier.apart_rate,
         start_quality=before.quality if before else None, **common(config, tier, seed),
     )  # fmt: skip
     return joined(before, apart) if before else apart
@@ -239,13 +246,17 @@ def lineage(
     tests: Held,
     languages: Sequence[str] | None,
     stage: FirstStage,
+    trained: TrainingResult,
     began: float,
 ) -> dict[str, Any]:
-    """Where the result comes from, for the manifest; `began` is the recipe's start by `time.monotonic`."""
+    """Where the result comes from, for the manifest, with the queries, or texts, that each stage read.
+
+    `began` is the recipe's start by `time.monotonic`.
+    """
     found = {
         "base": {"name": base, "licence": licence(base), "start": start},
         "data": {"name": data.name, "licence": data.licence, **sources_of(data, examples),
-                 "queries": len(examples.dataset), "first stage": name_first_stage(data, stage),
+                 "queries": trained.read, "first stage": name_first_stage(data, stage),
                  "mining": examples.mining},
         "measured on": measured_on(tests, stage),
         "languages": list(languages or ["en"]),

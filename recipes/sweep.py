@@ -71,7 +71,9 @@ def run(
         # The queries of each stage are the part's, and no settings any more.
         settings = plain(student, measuring, chosen, search) | {"share": config.share, "part": asdict(part)}
         workspace, _ = stages.begin(settings, measuring, chosen, part, data, examples)
-        trained = stages.learn(chosen, part, data, dev, examples, workspace, student.base, measuring.seed, stage)
+        trained = stages.learn(
+            chosen, part, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage
+        )
         values = dev_values(trained.checkpoint, dev, chosen.train_length or part.train_length)
         rows.append({"settings": one, "seconds": round(time.monotonic() - began, 1), "by query": values})
 

@@ -18,7 +18,7 @@ from training.train import TrainingResult
 
 SMALL = [
     "--depth", "12", "--candidates", "4", "--max_length", "64", "--train_length", "64", "--queries_per_step", "4",
-    "--threads", "1", "--parity_queries", "10",
+    "--threads", "1", "--precision", "fp32", "--parity_queries", "10",
 ]  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def test_documents_alone_end_in_an_artifact_that_says_so(
     assert compared == {"student - base, nDCG@10": 0.0, "student - base, MRR@10": 0.0}
     assert any("synthetic queries" in notice for notice in manifest.notices)
     assert "teacher" not in manifest.lineage
+    assert set(manifest.lineage["data"]["queries"]) == {"together"}
     assert "synthetic queries" in (output / "README.md").read_text(encoding="utf-8")
     assert len(Reranker(output).rerank("river bridge", ["river", "coffee"])) == 2
 
@@ -76,7 +77,7 @@ def test_the_gates_of_a_base_by_hand() -> None:
         "first stage": {"q": right, "r": right}, "int8": {"q": right, "r": right},
         "base": {"q": right, "r": wrong}, "student": {"q": right, "r": right},
     }  # fmt: skip
-    trained = TrainingResult(Path(), [(1, 0.5)], [(0, 0.5), (1, 0.75)], 0.75)
+    trained = TrainingResult(Path(), {"together": [(1, 0.5)]}, [(0, 0.5), (1, 0.75)], 0.75, {"together": 8})
     gates = {gate.name: gate for gate in quality_gates(runs, judgments, trained, 24)}
     # The base puts both relevant passages first, the student one of them second: MRR@10 1 against 0.75.
     assert gates["student - base, MRR@10"].value == pytest.approx(-0.25)

@@ -14,7 +14,7 @@ from recipes.settings import TrainingConfig
 from recipes.stages import learn
 from training.candidates import BM25_OR_OWN
 from training.data import RankingData
-from training.losses import NeighbourhoodLoss
+from training.losses import score_apart
 from training.prepare import held_out, load_source, make_examples, make_neighbourhoods, make_start, spread
 from training.pydocs import read_docstrings
 from training.tiers import TIERS
@@ -30,7 +30,7 @@ def test_layers_are_spread_from_the_first_to_the_last() -> None:
 def reciprocal_rank(start: Path, asked: list[tuple[str, str]]) -> float:
     """MRR of an untrained student that puts all the passages in order for each query."""
     with torch.no_grad():
-        logits = NeighbourhoodLoss(load_student(start, 128)).logits(*map(list, zip(*asked, strict=True)))
+        logits = score_apart(load_student(start, 128), *map(list, zip(*asked, strict=True)))
     return float((1 / ((logits > logits.diagonal()[:, None]).sum(dim=1) + 1)).mean())
 
 
@@ -59,7 +59,7 @@ def test_a_projected_student_imitates_before_it_is_trained_and_goes_on_from_ther
     )  # fmt: skip
     make_start("builtin", TIERS["nano"], list(data.passages.values()), tmp_path / "start", 0)
     dev = held_out(data, "dev", 24, 12, 0)
-    result = learn(config, TIERS["nano"], data, dev, examples, tmp_path, "builtin", 0, BM25_OR_OWN)
+    result = learn(config, TIERS["nano"], data, dev, examples, tmp_path, "builtin", None, 0, BM25_OR_OWN)
     folders = {"start": tmp_path / "start", "imitated": tmp_path / "imitating" / "best", "end": result.checkpoint}
     weights = {
         name: torch.cat([values.flatten() for key, values in sorted(load_file(folder / "model.safetensors").items())
@@ -68,6 +68,8 @@ def test_a_projected_student_imitates_before_it_is_trained_and_goes_on_from_ther
     }  # fmt: skip
     assert (weights["imitated"] - weights["start"]).abs().max() > 1e-3
     assert (weights["end"] - weights["imitated"]).abs().max() < 1e-6
+    assert result.read == {"imitating": 256, "apart": 48, "together": 48}
+    assert list(result.loss) == ["imitating", "apart", "together"]
     assert [step for step, _ in result.dev_quality] == [0, 8, 14, 20]  # 256 / 32 texts, 48 / 8 queries, 48 / 8 queries
 
 

@@ -35,7 +35,7 @@ def _content() -> ReportContent:
             for stage, value in stages.items()
         },
         gates=[gate, {**missed, "message": "0.0488 below"}],
-        loss=[(step, 2.1 * 0.999**step) for step in range(1, 1500)],
+        loss={"apart": [(step, 2.1 * 0.999**step) for step in range(1, 1500)]},
         dev_quality={"MRR@10": [(100, 0.31), (200, 0.42)], "nDCG@10": [(100, 0.4), (200, 0.5)]},
         logits=logits,
         labels=labels.astype(int),
@@ -115,7 +115,7 @@ def test_every_figure_is_there_once_with_ids_of_its_own(html: str) -> None:
     document = Document(html)
     labels = [attributes["aria-label"] for tag, attributes in document.tags if tag == "svg"]
     assert labels == [
-        "nDCG@10 by stage", "MRR@10 by stage", "loss over training steps",
+        "nDCG@10 by stage", "MRR@10 by stage", "loss, apart over training steps",
         "dev MRR@10, nDCG@10 over training steps", "logits of relevant and of other candidates",
         "reliability of the calibrated probabilities", "latency",
     ]  # fmt: skip
@@ -154,7 +154,7 @@ def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
 def test_equal_content_gives_equal_bytes(html: str, tmp_path: Path) -> None:
     write_report(tmp_path / "again.html", _content())
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == html
-    write_report(tmp_path / "other.html", replace(_content(), loss=[(1, 0.5), (2, 0.25)]))
+    write_report(tmp_path / "other.html", replace(_content(), loss={"together": [(1, 0.5), (2, 0.25)]}))
     assert (tmp_path / "other.html").read_text(encoding="utf-8") != html
 
 

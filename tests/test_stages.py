@@ -41,7 +41,7 @@ def test_every_weight_of_the_loss_reaches_the_training(calm_checkpoint: Path, tm
         )  # fmt: skip
         folder = tmp_path / name
         shutil.copytree(tmp_path / "start", folder / "start")
-        losses[name] = train_together(config, tier, examples, dev, folder, 0, None).loss[0][1]
+        losses[name] = train_together(config, tier, examples, dev, folder, 0, None).loss["together"][0][1]
     model = load_student(tmp_path / "start", 32)
     logits = torch.tensor([
         model.predict([(query, passage) for passage in passages], activation_fn=torch.nn.Identity()).tolist()

@@ -28,7 +28,7 @@ def test_a_grid_has_all_combinations_with_values_of_the_settings_kinds() -> None
 @pytest.mark.parametrize(
     ("attempts", "message"),
     [
-        (["rate=1"], "--attempts rate=1: expected NAME=VALUE,VALUE,... with one of apart_queries, "),
+        (["rate=1"], "--attempts rate=1: expected NAME=VALUE,VALUE,... with one of apart_gold, "),
         (["layers=2,4"], "--attempts layers=2,4: expected NAME=VALUE"),
         (["gate=report"], "--attempts gate=report: expected NAME=VALUE"),
         (["kl"], "--attempts kl: expected NAME=VALUE"),

@@ -141,10 +141,14 @@ def test_neighbourhoods_teach_which_passage_answers_and_shuffled_ones_do_not(bi_
 
 
 def test_two_stages_are_reported_as_one() -> None:
-    first = TrainingResult(Path("a"), [(5, 2.0), (10, 1.5)], [(0, 0.2), (10, 0.3)], 0.3)
-    second = TrainingResult(Path("b"), [(4, 1.2)], [(0, 0.3), (4, 0.25)], 0.3)
+    first = TrainingResult(Path("a"), {"one": [(5, 2.0), (9, 1.5)]}, [(0, 0.2), (10, 0.3)], 0.3, {"one": 320})
+    second = TrainingResult(Path("b"), {"two": [(4, 1.2)]}, [(0, 0.3), (4, 0.25)], 0.3, {"two": 32})
     assert joined(first, second) == TrainingResult(
-        Path("b"), [(5, 2.0), (10, 1.5), (14, 1.2)], [(0, 0.2), (10, 0.3), (14, 0.25)], 0.3
+        Path("b"),
+        {"one": [(5, 2.0), (9, 1.5)], "two": [(14, 1.2)]},
+        [(0, 0.2), (10, 0.3), (14, 0.25)],
+        0.3,
+        {"one": 320, "two": 32},
     )
 
 
@@ -249,9 +253,17 @@ def test_the_log_has_a_line_for_every_value_with_rate_and_speed(
     result = train(tiny_checkpoint, make_examples(logits, 12), *make_dev(logits), tmp_path / "run", **SETTINGS)
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "loss" in line]
-    assert [(line["step"], line["loss"]) for line in steps] == result.loss
+    assert [(line["step"], line["loss"]) for line in steps] == result.loss["run"]
+    assert result.read == {"run": 12 * 8}
     assert [(line["step"], line["eval_MRR@10"]) for line in lines if "eval_MRR@10" in line] == result.dev_quality
     # 12 steps, the first of which warms up; the rate that is logged is that of the step before.
     assert [line["learning_rate"] for line in steps] == pytest.approx([2e-3 * (13 - s) / 11 for s in (3, 6, 9, 12)])
     # 8 rows of 6 passages in half a second.
     assert [line["pairs_per_second"] for line in steps] == [96.0] * 4
+
+
+def test_a_step_that_the_data_do_not_fill_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    logits = planted(0)
+    examples = make_examples(logits, 1).select(range(7))
+    with pytest.raises(InputError, match=r"7 training queries are fewer than the 8 of a step.*--queries_per_step"):
+        train(tiny_checkpoint, examples, *make_dev(logits), tmp_path / "run", **SETTINGS)

@@ -6,6 +6,7 @@ estimation of Gao, Dai and Callan (ECIR 2021); gBCE is that of Petrov and Macdon
 cross-encoders with it (ECIR 2024, arXiv 2403.20222).
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -159,32 +160,46 @@ class NeighbourhoodLoss(nn.Module):
     """What the trainer calls with the rows of `neighbours.neighbourhood_dataset`; the model is a `SimilarityRanker`.
 
     Each row is scored whole, queries and passages read apart, and every query has its cross entropy to the judgments.
+    A teacher, a checkpoint that reads apart too, scores the same pairs: added are the KL divergences to its
+    distribution over each query's passages and over each passage's queries.
     Of several processes each reads rows of its own.
     """
 
-    def __init__(self, model: CrossEncoder) -> None:
+    def __init__(
+        self, model: CrossEncoder, teacher: Path | None = None, gold_weight: float = 1.0, kl_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.unwrapped = shared(model)
+        self.gold_weight, self.kl_weight = gold_weight, kl_weight
+        settings: dict[str, Any] = {"max_length": model.max_length, "device": str(model.device)}
+        # Hidden from the trainer, which would train it.
+        self.teacher = (CrossEncoder(str(teacher), **settings).eval() if teacher else None,)
 
     def forward(
         self, inputs: list[Any], labels: list[Tensor], prompt: str | None = None, task: str | None = None
-    ) -> Tensor:
-        """A scalar, the mean over rows; the trainer passes `prompt` and `task` to every loss."""
-        rows = [
-            gold_cross_entropy(self.logits(queries, passages).float(), grades.to(self.unwrapped[0].device))
-            for queries, passages, grades in zip(*inputs, labels, strict=True)
-        ]
-        return torch.stack(rows).mean()
+    ) -> dict[str, Tensor]:
+        """The loss terms by name, means over rows; the trainer passes `prompt` and `task` to every loss."""
+        (model,), (teacher,) = self.unwrapped, self.teacher
+        terms: dict[str, list[Tensor]] = {"gold": [], "kl": []}
+        for queries, passages, grades in zip(*inputs, labels, strict=True):
+            student = score_apart(model, queries, passages)
+            terms["gold"].append(self.gold_weight * gold_cross_entropy(student, grades.to(model.device)))
+            if teacher:
+                with torch.no_grad():
+                    target = score_apart(teacher, queries, passages)
+                both = listwise_kl(student, target) + listwise_kl(student.T, target.T)
+                terms["kl"].append(self.kl_weight * both)
+        return {name: torch.stack(values).mean() for name, values in terms.items() if values}
 
-    def logits(self, queries: list[str], passages: list[str]) -> Tensor:
-        """Logits of all pairs, (queries, passages)."""
-        (model,) = self.unwrapped
-        tokens = [
-            model.tokenizer(texts, padding=True, truncation=True, max_length=model.max_length, return_tensors="pt").to(
-                model.device
-            )
-            for texts in (queries, passages)
-        ]
-        ranker: Any = model[0].model
-        return ranker.score_apart(*(side[name] for side in tokens for name in ("input_ids", "attention_mask")))
+
+def score_apart(model: CrossEncoder, queries: list[str], passages: list[str]) -> Tensor:
+    """Logits of all pairs by a model that reads query and passage apart, float32 (queries, passages)."""
+    tokens = [
+        model.tokenizer(texts, padding=True, truncation=True, max_length=model.max_length, return_tensors="pt").to(
+            model.device
+        )
+        for texts in (queries, passages)
+    ]
+    ranker: Any = model[0].model
+    return ranker.score_apart(*(side[name] for side in tokens for name in ("input_ids", "attention_mask"))).float()

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoConfig
 
-from training.backbone import BUILTIN, builtin_backbone
+from training.backbone import BUILTIN, builtin_backbone, resolve_model
 from training.candidates import BM25_OR_OWN, Candidates, FirstStage, find_candidates
 from training.data import (
     HELD_OUT_SHARE,
@@ -29,7 +29,7 @@ from training.mixture import load_mixture, parts
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
 from training.processes import is_first, wait_for_all
 from training.projection import project_backbone
-from training.student import build_student
+from training.student import build_student, reads_apart
 from training.teacher import OWN_SCORES, score_pairs
 from training.tiers import Tier
 
@@ -239,6 +239,24 @@ def make_neighbourhoods(
     lists = find_candidates(data, firsts, NEIGHBOURS, stage)
     groups = choose_neighbourhoods(data, seeds, lists, size=size, queries=queries)
     return neighbourhood_dataset(data, groups)
+
+
+def neighbourhood_teacher(
+    teacher: str | None, base: str, tier: Tier, texts: Sequence[str], workspace: Path
+) -> Path | None:
+    """What scores neighbourhoods: a teacher that reads apart, or the backbone that a student was projected from, whole.
+
+    That backbone starts as `texts`, passages of the domain, make it: as a student of all its layers and its full width.
+    """
+    if teacher and (Path(teacher).expanduser() / "config.json").is_file() and reads_apart(resolve_model(teacher)):
+        return resolve_model(teacher)
+    if not is_projected(base, tier):
+        return None
+    whole = workspace / "whole"
+    if is_first() and not whole.exists():
+        build_student(base, whole, texts=texts)
+    wait_for_all()
+    return whole
 
 
 def teacher_run(held: Held, teacher: str, cache: Path, teacher_length: int) -> dict[str, dict[str, float]]:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,26 +40,32 @@ ROWS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The kept checkpoint's folder, what the log says, (step, loss) and (step, dev MRR@10), and its own dev MRR@10."""
+    """The kept checkpoint's folder, what the log says, and its own dev MRR@10.
+
+    `loss`: stage -> (step, loss) points. `dev_quality`: (step, dev MRR@10) points. `read`: stage -> how many queries,
+    or texts to imitate, it was trained on.
+    """
 
     checkpoint: Path
-    loss: list[tuple[int, float]]
+    loss: dict[str, list[tuple[int, float]]]
     dev_quality: list[tuple[int, float]]
     quality: float
+    read: dict[str, int]
 
 
 def joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
     """Two stages as one: the second's checkpoint, and its points behind the first's, whose end was its start."""
-    last = max(step for step, _ in first.loss)
+    last = max(step for step, _ in [*first.dev_quality, *chain(*first.loss.values())])
 
     def behind(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
         return [(step + last, value) for step, value in points if step]
 
     return TrainingResult(
         second.checkpoint,
-        first.loss + behind(second.loss),
+        first.loss | {stage: behind(points) for stage, points in second.loss.items()},
         first.dev_quality + behind(second.dev_quality),
         second.quality,
+        first.read | second.read,
     )
 
 
@@ -129,10 +136,10 @@ def train(
 
     `output` holds the trainer's checkpoints while it runs; a killed run goes on from the last complete one and ends
     with the same weights. When all is done `output/best` holds the result, and a rerun returns it at once.
-    `output/log.jsonl` is the trainer's log: see `progress`.
+    `output/log.jsonl` is the trainer's log: see `progress`. The folder's name is the stage's.
 
     Under torchrun or accelerate every process is to call this alike. They share the rows of a step, and the first one
-    writes. Raises InputError where the rows can't be shared evenly.
+    writes. Raises InputError where the rows can't be shared evenly, or do not fill a step.
 
     Args:
         student: checkpoint folder to start from; also judged, so the best one is never worse on dev than its start.
@@ -149,10 +156,18 @@ def train(
     best, record = output / "best", output / DONE
     if record.is_file():
         kept = json.loads(record.read_text(encoding="utf-8"))
-        return TrainingResult(best, _points(kept["loss"]), _points(kept["dev_quality"]), kept["quality"])
+        return TrainingResult(
+            best, {output.name: _points(kept["loss"])}, _points(kept["dev_quality"]), kept["quality"],
+            {output.name: kept["read"]},
+        )  # fmt: skip
     if rows_per_step % process_count():
         raise InputError(f"{process_count()} processes can't share {rows_per_step} queries a step: give a multiple")
-    steps = max(1, len(examples) // rows_per_step)
+    steps = len(examples) // rows_per_step
+    if not steps:
+        raise InputError(
+            f"{len(examples)} training queries are fewer than the {rows_per_step} of a step: give more, or lower "
+            "--queries_per_step"
+        )
     interval = max(1, steps // evaluations)
     if keep == "last":
         steps -= steps % interval  # so that dev is measured at the end
@@ -173,6 +188,7 @@ def train(
     wait_for_all()
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
     history = trainer.state.log_history
+    read = trainer.state.global_step * rows_per_step * inputs_of(examples)
     losses = [(int(entry["step"]), entry["loss"]) for entry in history if "loss" in entry]
     quality = [(int(entry["step"]), entry[f"eval_{MEASURE}"]) for entry in history if f"eval_{MEASURE}" in entry]
     if start_quality is not None:
@@ -186,19 +202,23 @@ def train(
         trained: PreTrainedModel = model[0].model  # type: ignore[assignment]
         # Its own tokenizer would keep the length of training for the model's.
         save_checkpoint(trained, AutoTokenizer.from_pretrained(student), best)
-        _write_json(record, {"loss": losses, "dev_quality": quality, "quality": kept_quality})
+        _write_json(record, {"loss": losses, "dev_quality": quality, "quality": kept_quality, "read": read})
         for leftover in output.glob("checkpoint-*"):
             shutil.rmtree(leftover)
     wait_for_all()
-    return TrainingResult(best, losses, quality, kept_quality)
+    return TrainingResult(best, {output.name: losses}, quality, kept_quality, {output.name: read})
 
 
 def per_step(examples: Dataset, rows: int) -> tuple[int, str]:
     """What a step of so many rows reads, and its unit: texts to imitate, or pairs of a query or a neighbourhood."""
+    row, inputs = examples[0], rows * inputs_of(examples)
+    return (inputs, "texts") if "texts" in row else (inputs * len(row["passages"]), "pairs")
+
+
+def inputs_of(examples: Dataset) -> int:
+    """How many texts to imitate, or queries, one of the examples holds."""
     row = examples[0]
-    if "texts" in row:
-        return rows * len(row["texts"]), "texts"
-    return rows * len(row["passages"]) * len(row.get("queries", [row.get("query")])), "pairs"
+    return len(row.get("texts", row.get("queries", [row.get("query")])))
 
 
 def make_trainer(
