@@ -124,7 +124,7 @@ def gates(values: Sequence[Mapping[str, Any]]) -> str:
 
 
 def training(content: ReportContent) -> str:
-    """Loss of each stage, all of their own kind, and dev quality over the steps of all."""
+    """Loss of each stage in a picture of its own, as each has its own kind, and dev quality over all steps."""
     drawn = [curve_figure(f"loss, {stage}", {stage: points}) for stage, points in content.loss.items() if len(points)]
     curves = {measure: points for measure, points in content.dev_quality.items() if len(points)}
     if curves:

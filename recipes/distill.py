@@ -15,6 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
+from recipes.lineage import trace
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.prepare import load_sources, teacher_run
 from training.processes import is_first
@@ -38,6 +39,7 @@ def run(
     command: str,
 ) -> None:
     """The story of one distillation. Raises InputError, GateError or ExportError."""
+    training = stages.decided(training)
     began, tier = time.monotonic(), TIERS[student.tier]
     output = config.output or Path("artifacts") / student.tier
     max_length = measuring.max_length or tier.max_length
@@ -58,7 +60,7 @@ def run(
     settings = plain(student, config, measuring, training, search)
     workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
 
-    say("4/7 training")
+    say(f"4/7 training in {training.precision}")
     trained = stages.learn(
         training, tier, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage
     )
@@ -79,8 +81,18 @@ def run(
     say(measure.table(measured))
 
     say(f"7/7 artifact: {output}")
-    lineage = stages.lineage(
-        student.base, start, student.teacher, data, examples, tests, measuring.languages, stage, trained, began
+    lineage = trace(
+        student.base,
+        start,
+        student.teacher,
+        data,
+        examples,
+        tests,
+        measuring.languages,
+        stage,
+        trained,
+        training.precision,
+        began,
     )
     finish(
         exported, measured, trained, output,

@@ -17,6 +17,7 @@ from export.one_logit import check_architecture, load_one_logit
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
+from recipes.lineage import licence, measured_on, spent
 from recipes.settings import MeasuringConfig, SearchConfig, check, first_stage_of
 from training.backbone import model_fingerprint, resolve_model
 from training.prepare import load_source
@@ -78,10 +79,10 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
         exported, measured, None, output,
         summary=f"{model} as it is, in int8.",
         lineage={
-            "base": {"name": model, "licence": stages.licence(model), "start": "as it is"},
-            "measured on": stages.measured_on(tests, stage),
+            "base": {"name": model, "licence": licence(model), "start": "as it is"},
+            "measured on": measured_on(tests, stage),
             "languages": measuring.languages or ["en"],
-            "run": stages.spent(began),
+            "run": spent(began),
         },
         settings=plain(config, measuring, search), seed=measuring.seed, command=command,
         allow_worse=config.gate == "report",

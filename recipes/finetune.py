@@ -15,6 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
+from recipes.lineage import trace
 from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, RankingData, finished
 from training.documents import load_documents
@@ -50,6 +51,7 @@ def run(
     config: FinetuneConfig, measuring: MeasuringConfig, training: TrainingConfig, search: SearchConfig, command: str
 ) -> None:
     """The story of one fine-tuning. Raises InputError, GateError or ExportError."""
+    training = stages.decided(training)
     began, tier = time.monotonic(), TIERS[config.tier]
     max_length = measuring.max_length or tier.max_length
     if measuring.threads:
@@ -68,7 +70,7 @@ def run(
     settings = plain(config, measuring, training, search)
     workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
 
-    say("4/7 training")
+    say(f"4/7 training in {training.precision}")
     trained = stages.learn(
         training, tier, data, dev, examples, workspace, config.base, config.teacher, measuring.seed, stage
     )
@@ -88,8 +90,18 @@ def run(
     say(measure.table(measured))
 
     say(f"7/7 artifact: {config.output}")
-    lineage = stages.lineage(
-        config.base, start, config.teacher, data, examples, tests, measuring.languages, stage, trained, began
+    lineage = trace(
+        config.base,
+        start,
+        config.teacher,
+        data,
+        examples,
+        tests,
+        measuring.languages,
+        stage,
+        trained,
+        training.precision,
+        began,
     )
     finish(
         exported, measured, trained, config.output,

@@ -104,10 +104,12 @@ class TrainingConfig:
     imitation_rate: float = setting(2e-3, "peak learning rate of imitating")
     apart_kl: float = setting(
         1.0,
-        "weight, in training apart, of the KL divergences to a teacher's scores of the neighbourhood, where one reads "
-        "apart: --teacher, or for a projected student the whole backbone",
+        "weight, in training apart, of the KL divergences to a teacher's scores of the neighbourhood, if it can read "
+        "apart: a folder of such a model as --teacher, or else, for a projected student, the whole backbone",
     )
-    apart_gold: float = setting(0.3, "weight, beside those divergences, of the cross entropy to the judgments")
+    apart_gold: float = setting(
+        0.3, "weight of the cross entropy to the judgments beside those divergences; without them it is 1"
+    )
     apart_rate: float | None = setting(None, "peak learning rate of training apart; by default the tier's")
     learning_rate: float | None = setting(None, "peak learning rate of training together; by default the tier's")
     train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")

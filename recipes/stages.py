@@ -1,25 +1,19 @@
-"""What distilling and fine-tuning share: held-out queries, a workspace, the stages of training, lineage."""
+"""What distilling and fine-tuning share: held-out queries, a workspace, the stages of training."""
 
 import json
-import resource
-import sys
-import time
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from flashranker.artifact import MANIFEST_NAME, read_manifest
-
 import training
-from export.licence import strictest
 from recipes.command import say
 from recipes.measure import check_held_out
 from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
-from training.backbone import BUILTIN, builtin_backbone, model_fingerprint, resolve_model
-from training.candidates import BM25_OR_OWN, FirstStage, name_first_stage
-from training.data import RankingData, fingerprint
+from training.backbone import builtin_backbone, model_fingerprint, resolve_model
+from training.candidates import BM25_OR_OWN, FirstStage
+from training.data import InputError, RankingData, fingerprint
 from training.imitation import TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
 from training.precision import uses_bfloat16
@@ -39,9 +33,7 @@ from training.prepare import (
 from training.processes import process_count
 from training.student import SCRATCH, reads_apart
 from training.tiers import Tier
-from training.train import TrainingResult, joined, train
-
-UNKNOWN_LICENCE = "see the model's own card"
+from training.train import TrainingResult, joined, too_few, train
 
 
 def hold_out(
@@ -59,6 +51,11 @@ def hold_out(
     tests = held_out(data, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
     check_held_out(dev, tests, None if base == SCRATCH else resolve_model(base), max_length)
     return dev, tests
+
+
+def decided(training: TrainingConfig) -> TrainingConfig:
+    """The settings with the precision that `auto` comes to here, so that a run goes on in the one it began in."""
+    return replace(training, precision="bf16" if uses_bfloat16(training.precision) else "fp32")
 
 
 def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, examples: Examples) -> Path:
@@ -94,10 +91,13 @@ def make_taught(
     data: RankingData,
     stage: FirstStage,
 ) -> Examples:
-    """`prepare.make_examples` by the settings."""
+    """`prepare.make_examples` by the settings. Raises InputError, before the teacher's work, for less than a step."""
+    queries = training.limit or tier.train_queries
+    if (given := min(queries, len(data.splits["train"]))) < training.queries_per_step:
+        raise InputError(too_few(given, training.queries_per_step))
     return make_examples(
         data, teacher, measuring.cache / "teacher",
-        queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
+        queries=queries, depth=measuring.depth, candidates=training.candidates,
         random_share=training.random_share, teacher_length=training.teacher_length,
         seed=measuring.seed, stage=stage, pool=training.teacher_pool, margin=training.false_negative_margin,
     )  # fmt: skip
@@ -137,7 +137,9 @@ def learn(
     imitated = None
     if is_projected(base, tier):
         imitated = train_imitating(training, tier, data, dev, workspace, builtin_backbone(), seed)
-    apart_teacher = neighbourhood_teacher(teacher, base, tier, examples.texts, workspace)
+    apart_teacher = None
+    if training.apart_kl:
+        apart_teacher = neighbourhood_teacher(teacher, base, tier, examples.texts, workspace)
     apart = train_apart(training, tier, data, dev, workspace, seed, stage, imitated, apart_teacher)
     return train_together(training, tier, examples, dev, workspace, seed, apart or imitated)
 
@@ -181,14 +183,15 @@ def train_apart(
     if not reads_apart(workspace / "start"):
         queries = 0
     groups = make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=seed, stage=stage)
-    say(f"    apart: {len(groups)} x {config.neighbours} queries and passages")
+    taught = f", taught by {teacher}" if teacher else ""
+    say(f"    apart: {len(groups)} x {config.neighbours} queries and passages{taught}")
     if len(groups) < process_count():
         return None
     apart = train(
         before.checkpoint if before else workspace / "start", groups, dev.data, dev.candidates, workspace / "apart",
         loss=partial(
             NeighbourhoodLoss, teacher=teacher, gold_weight=config.apart_gold, kl_weight=config.apart_kl
-        ) if teacher and config.apart_kl else NeighbourhoodLoss,
+        ) if teacher else NeighbourhoodLoss,
         rows_per_step=process_count(), learning_rate=config.apart_rate or tier.apart_rate,
         start_quality=before.quality if before else None, **common(config, tier, seed),
     )  # fmt: skip
@@ -229,71 +232,3 @@ def common(config: TrainingConfig, tier: Tier, seed: int) -> dict[str, Any]:
         "max_length": config.train_length or tier.train_length, "seed": seed,
         "bf16": uses_bfloat16(config.precision),
     }  # fmt: skip
-
-
-def peak_megabytes() -> int:
-    """The most memory that this process had so far, in MB of 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in units of 1,024 bytes, on macOS in bytes
-    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
-
-
-def lineage(
-    base: str,
-    start: str,
-    teacher: str | None,
-    data: RankingData,
-    examples: Examples,
-    tests: Held,
-    languages: Sequence[str] | None,
-    stage: FirstStage,
-    trained: TrainingResult,
-    began: float,
-) -> dict[str, Any]:
-    """Where the result comes from, for the manifest, with the queries, or texts, that each stage read.
-
-    `began` is the recipe's start by `time.monotonic`.
-    """
-    found = {
-        "base": {"name": base, "licence": licence(base), "start": start},
-        "data": {"name": data.name, "licence": data.licence, **sources_of(data, examples),
-                 "queries": trained.read, "first stage": name_first_stage(data, stage),
-                 "mining": examples.mining},
-        "measured on": measured_on(tests, stage),
-        "languages": list(languages or ["en"]),
-        "run": spent(began),
-    }  # fmt: skip
-    if teacher:
-        found["teacher"] = {"name": teacher, "licence": licence(teacher)}
-    return found
-
-
-def sources_of(data: RankingData, examples: Examples) -> dict[str, Any]:
-    """Of mixed data what each source is, under which licence, and its share of the queries read with candidates."""
-    total = sum(examples.sources.values())
-    sources = {
-        label: {
-            "name": source.name, "licence": source.licence, "weight": source.weight,
-            "queries": examples.sources.get(label, 0), "share": examples.sources.get(label, 0) / total,
-        }
-        for label, source in data.sources.items()
-    }  # fmt: skip
-    return {"sources": sources} if sources else {}
-
-
-def measured_on(tests: Held, stage: FirstStage) -> dict[str, str]:
-    """The held-out data for the manifest, with what found the candidates."""
-    return {
-        "name": tests.data.name, "licence": tests.data.licence, "first stage": name_first_stage(tests.data, stage)
-    }  # fmt: skip
-
-
-def spent(began: float) -> dict[str, float]:
-    """What a run has taken since `began`, by `time.monotonic`, for the manifest."""
-    return {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()}
-
-
-def licence(model: str) -> str:
-    """The built-in backbone's licence, or what an artifact's own lineage asks for; of others the user has to look."""
-    if (Path(model).expanduser() / MANIFEST_NAME).is_file():
-        return strictest(read_manifest(Path(model).expanduser()).lineage) or UNKNOWN_LICENCE
-    return "Apache-2.0" if model in (BUILTIN, SCRATCH) else UNKNOWN_LICENCE

@@ -57,6 +57,7 @@ def run(
         check(measuring, tier, config.output / "artifact", student.base, replace(training, **one))
     stage = first_stage_of(search, measuring.cache)
 
+    training = stages.decided(training)
     say(f"1/3 data: {', '.join(student.data)}")
     data = load_sources(student.data, training.drop_leaks, training.keep_missing, measuring.test_share)
     dev = held_out(data, "dev", measuring.dev_queries, DEV_DEPTH, measuring.seed, stage)

@@ -51,7 +51,9 @@ class SpeedConfig:
     steps: int = setting(3, "steps a turn")
     turns: int = setting(5, "turns")
     length: int = setting(128, "tokens of a pair, or of a text apart")
-    precision: str = setting("auto", "fp32, or auto or bf16 to measure both", choices=PRECISIONS)
+    precision: str = setting(
+        "auto", "fp32 alone, bf16 too, or auto: bf16 too where there are instructions for it", choices=PRECISIONS
+    )
     cache: Path = setting(Path("cache"), "folder of teacher scores")
     output: Path = setting(Path("recipes/results/training_speed.json"), "where the numbers go")
     seed: int = setting(0, "seed of every random choice")

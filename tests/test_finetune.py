@@ -37,7 +37,8 @@ def test_documents_alone_end_in_an_artifact_that_says_so(
     assert compared == {"student - base, nDCG@10": 0.0, "student - base, MRR@10": 0.0}
     assert any("synthetic queries" in notice for notice in manifest.notices)
     assert "teacher" not in manifest.lineage
-    assert set(manifest.lineage["data"]["queries"]) == {"together"}
+    assert set(manifest.lineage["data"]["read"]) == {"together"}
+    assert manifest.lineage["data"]["precision"] == "fp32"
     assert "synthetic queries" in (output / "README.md").read_text(encoding="utf-8")
     assert len(Reranker(output).rerank("river bridge", ["river", "coffee"])) == 2
 

@@ -12,7 +12,7 @@ from test_similarity_ranker import OTHER_QUERY, PASSAGE, QUERY, make_ranker, pad
 from test_train import SETTINGS, agreement, make_dev, make_examples, planted
 
 from recipes.settings import TrainingConfig
-from recipes.stages import common
+from recipes.stages import common, decided
 from training.precision import uses_bfloat16
 from training.student import build_student, save_checkpoint
 from training.tiers import TIERS
@@ -35,8 +35,17 @@ def test_auto_asks_the_processor_and_a_choice_is_kept(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert uses_bfloat16(precision) is expected
+    assert decided(replace(TrainingConfig(), precision=precision)).precision == ("bf16" if expected else "fp32")
     assert common(replace(TrainingConfig(), precision=precision), TIERS["small"], 0)["bf16"] is expected
+
+
+def test_auto_does_not_ask_the_processor_for_apples_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})
+    assert uses_bfloat16("auto") is False
 
 
 @torch.no_grad()
@@ -65,7 +74,8 @@ def test_a_planted_order_is_learnt_with_weights_in_float32(tiny_checkpoint: Path
     assert agreement(kept[True], teacher) > 0.8
 
 
-def test_dev_is_measured_in_float32(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_dev_is_measured_in_float32(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as accelerate launch --mixed_precision bf16 has it
     build_student(str(tiny_checkpoint), tmp_path / "plain")
     model = load_student(tmp_path / "plain", 32)
     inner: Any = model[0].model

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from test_distill import write_corpus
 from transformers import AutoTokenizer
 
-from recipes.settings import TrainingConfig
-from recipes.stages import train_apart, train_together
-from training.data import RankingData
+from recipes.settings import MeasuringConfig, TrainingConfig
+from recipes.stages import make_taught, train_apart, train_together
+from training.candidates import BM25_OR_OWN
+from training.data import InputError, RankingData
 from training.losses import gbce as gbce_loss
 from training.losses import gold_cross_entropy
 from training.prepare import Examples, Held, held_out, load_source, make_examples, make_start
@@ -78,3 +79,10 @@ def test_training_together_goes_on_from_training_apart(bi_encoder: Path, tmp_pat
     folders = (tmp_path / "start", result.checkpoint)
     lengths = [AutoTokenizer.from_pretrained(folder).model_max_length for folder in folders]
     assert lengths[0] == lengths[1] != config.train_length
+
+
+def test_fewer_queries_than_a_step_are_refused_before_the_teacher_works(tmp_path: Path) -> None:
+    _, data, _, _ = prepared(tmp_path, queries=48)
+    training, measuring = TrainingConfig(queries_per_step=64), MeasuringConfig(cache=tmp_path)
+    with pytest.raises(InputError, match=r"48 training queries are fewer than the 64 of a step.*--queries_per_step"):
+        make_taught("no-such-teacher", measuring, training, TIERS["small"], data, BM25_OR_OWN)

@@ -14,6 +14,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
+from transformers import AutoConfig
 
 from training.processes import average_gradients
 
@@ -172,9 +173,8 @@ class NeighbourhoodLoss(nn.Module):
         self.model = model
         self.unwrapped = shared(model)
         self.gold_weight, self.kl_weight = gold_weight, kl_weight
-        settings: dict[str, Any] = {"max_length": model.max_length, "device": str(model.device)}
         # Hidden from the trainer, which would train it.
-        self.teacher = (CrossEncoder(str(teacher), **settings).eval() if teacher else None,)
+        self.teacher = (_open_teacher(teacher, model) if teacher else None,)
 
     def forward(
         self, inputs: list[Any], labels: list[Tensor], prompt: str | None = None, task: str | None = None
@@ -191,6 +191,13 @@ class NeighbourhoodLoss(nn.Module):
                 both = listwise_kl(student, target) + listwise_kl(student.T, target.T)
                 terms["kl"].append(self.kl_weight * both)
         return {name: torch.stack(values).mean() for name, values in terms.items() if values}
+
+
+def _open_teacher(folder: Path, student: CrossEncoder) -> CrossEncoder:
+    """A teacher on the student's device, which reads as much of a text as the student does, or as it can."""
+    limit = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", student.max_length)
+    length = min(student.max_length, limit)
+    return CrossEncoder(str(folder), max_length=length, device=str(student.device)).eval()
 
 
 def score_apart(model: CrossEncoder, queries: list[str], passages: list[str]) -> Tensor:

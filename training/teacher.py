@@ -1,6 +1,6 @@
 """Teachers: a cross-encoder, a bi-encoder or a file of scores, each giving raw logits for pairs.
 
-What a model computes is kept under its cache folder, so training never loads a teacher and a killed run
+What a model computes is kept under its cache folder, so reading together never loads a teacher and a killed run
 goes on where it stopped.
 """
 

@@ -164,10 +164,7 @@ def train(
         raise InputError(f"{process_count()} processes can't share {rows_per_step} queries a step: give a multiple")
     steps = len(examples) // rows_per_step
     if not steps:
-        raise InputError(
-            f"{len(examples)} training queries are fewer than the {rows_per_step} of a step: give more, or lower "
-            "--queries_per_step"
-        )
+        raise InputError(too_few(len(examples), rows_per_step))
     interval = max(1, steps // evaluations)
     if keep == "last":
         steps -= steps % interval  # so that dev is measured at the end
@@ -209,6 +206,11 @@ def train(
     return TrainingResult(best, {output.name: losses}, quality, kept_quality, {output.name: read})
 
 
+def too_few(queries: int, step: int) -> str:
+    """What is wrong with so few queries, and the remedy."""
+    return f"{queries} training queries are fewer than the {step} of a step: give more, or lower --queries_per_step"
+
+
 def per_step(examples: Dataset, rows: int) -> tuple[int, str]:
     """What a step of so many rows reads, and its unit: texts to imitate, or pairs of a query or a neighbourhood."""
     row, inputs = examples[0], rows * inputs_of(examples)
@@ -243,6 +245,8 @@ def make_trainer(
     """
     own_rows = rows_per_step // process_count()
     at_once = math.gcd(own_rows, ROWS_AT_ONCE)
+    # accelerate launch, or a trainer before this one, may have left its precision here, which would be taken for ours.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     # The trainer refuses a pattern that matches nothing.
     rates = {SCALARS: SCALAR_RATE} if any(re.search(SCALARS, name) for name, _ in model.named_parameters()) else {}
     arguments = CrossEncoderTrainingArguments(

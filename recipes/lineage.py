@@ -1,0 +1,89 @@
+"""Where a result comes from, for its manifest: base, data and teacher with their licences, and what the run took."""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flashranker.artifact import MANIFEST_NAME, read_manifest
+
+from export.licence import strictest
+from training.backbone import BUILTIN
+from training.candidates import FirstStage, name_first_stage
+from training.data import RankingData
+from training.prepare import Examples, Held
+from training.student import SCRATCH
+from training.train import TrainingResult
+
+UNKNOWN_LICENCE = "see the model's own card"
+
+
+def peak_megabytes() -> int:
+    """The most memory that this process had so far, in MB of 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in units of 1,024 bytes, on macOS in bytes
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
+
+
+def trace(
+    base: str,
+    start: str,
+    teacher: str | None,
+    data: RankingData,
+    examples: Examples,
+    tests: Held,
+    languages: Sequence[str] | None,
+    stage: FirstStage,
+    trained: TrainingResult,
+    precision: str,
+    began: float,
+) -> dict[str, Any]:
+    """Where the result comes from, for the manifest, with the queries, or texts, that each stage read.
+
+    `began` is the recipe's start by `time.monotonic`.
+    """
+    found = {
+        "base": {"name": base, "licence": licence(base), "start": start},
+        "data": {"name": data.name, "licence": data.licence, **sources_of(data, examples),
+                 "read": trained.read, "precision": precision, "first stage": name_first_stage(data, stage),
+                 "mining": examples.mining},
+        "measured on": measured_on(tests, stage),
+        "languages": list(languages or ["en"]),
+        "run": spent(began),
+    }  # fmt: skip
+    if teacher:
+        found["teacher"] = {"name": teacher, "licence": licence(teacher)}
+    return found
+
+
+def sources_of(data: RankingData, examples: Examples) -> dict[str, Any]:
+    """Of mixed data what each source is, under which licence, and its share of the queries read with candidates."""
+    total = sum(examples.sources.values())
+    sources = {
+        label: {
+            "name": source.name, "licence": source.licence, "weight": source.weight,
+            "queries": examples.sources.get(label, 0), "share": examples.sources.get(label, 0) / total,
+        }
+        for label, source in data.sources.items()
+    }  # fmt: skip
+    return {"sources": sources} if sources else {}
+
+
+def measured_on(tests: Held, stage: FirstStage) -> dict[str, str]:
+    """The held-out data for the manifest, with what found the candidates."""
+    return {
+        "name": tests.data.name, "licence": tests.data.licence, "first stage": name_first_stage(tests.data, stage)
+    }  # fmt: skip
+
+
+def spent(began: float) -> dict[str, float]:
+    """What a run has taken since `began`, by `time.monotonic`, for the manifest."""
+    return {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()}
+
+
+def licence(model: str) -> str:
+    """The built-in backbone's licence, or what an artifact's own lineage asks for; of others the user has to look."""
+    if (Path(model).expanduser() / MANIFEST_NAME).is_file():
+        return strictest(read_manifest(Path(model).expanduser()).lineage) or UNKNOWN_LICENCE
+    return "Apache-2.0" if model in (BUILTIN, SCRATCH) else UNKNOWN_LICENCE
