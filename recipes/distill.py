@@ -82,18 +82,9 @@ def run(
 
     say(f"7/7 artifact: {output}")
     lineage = trace(
-        student.base,
-        start,
-        student.teacher,
-        data,
-        examples,
-        tests,
-        measuring.languages,
-        stage,
-        trained,
-        training.precision,
-        began,
-    )
+        data, examples, tests, stage, trained, base=student.base, start=start, teacher=student.teacher,
+        languages=measuring.languages, precision=training.precision, began=began,
+    )  # fmt: skip
     finish(
         exported, measured, trained, output,
         summary=f"A {student.tier} reranker distilled from {student.teacher}.",

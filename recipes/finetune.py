@@ -41,7 +41,7 @@ class FinetuneConfig:
     teacher: str | None = setting(
         None,
         "builtin, a model folder, a hub id, a file of scores, or data (the scores that --data brings); by default the "
-        "judgments alone teach",
+        "judgments alone teach, and a projected student its backbone too",
     )
     tier: str = setting("small", "defaults of training, and the size that the result may have", choices=list(TIERS))
     output: Path = setting(Path("artifacts/finetuned"), "artifact folder")
@@ -91,18 +91,9 @@ def run(
 
     say(f"7/7 artifact: {config.output}")
     lineage = trace(
-        config.base,
-        start,
-        config.teacher,
-        data,
-        examples,
-        tests,
-        measuring.languages,
-        stage,
-        trained,
-        training.precision,
-        began,
-    )
+        data, examples, tests, stage, trained, base=config.base, start=start, teacher=config.teacher,
+        languages=measuring.languages, precision=training.precision, began=began,
+    )  # fmt: skip
     finish(
         exported, measured, trained, config.output,
         summary=f"A {config.tier} reranker fine-tuned from {config.base} on {data.name}.",

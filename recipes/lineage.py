@@ -27,21 +27,22 @@ def peak_megabytes() -> int:
 
 
 def trace(
-    base: str,
-    start: str,
-    teacher: str | None,
     data: RankingData,
     examples: Examples,
     tests: Held,
-    languages: Sequence[str] | None,
     stage: FirstStage,
     trained: TrainingResult,
+    *,
+    base: str,
+    start: str,
+    teacher: str | None,
+    languages: Sequence[str] | None,
     precision: str,
     began: float,
 ) -> dict[str, Any]:
     """Where the result comes from, for the manifest, with the queries, or texts, that each stage read.
 
-    `began` is the recipe's start by `time.monotonic`.
+    `start` says how the student was made of `base`; `began` is the recipe's start by `time.monotonic`.
     """
     found = {
         "base": {"name": base, "licence": licence(base), "start": start},
