@@ -69,7 +69,8 @@ def measure_latency(
 ) -> dict[str, dict[str, float]]:
     """Milliseconds for 100 passages: system -> {"median", "low", "high"}; PyTorch and each folder in turn, interleaved.
 
-    The runtime's time includes tokenizing; PyTorch gets its pairs tokenized and batched by length.
+    Tokenizing is no part of it: PyTorch gets its pairs tokenized and batched by length, and the runtime remembers the
+    passages' tokens from the warm-up.
     """
     model_inputs = encode_requests(next(iter(folders.values())), [(query, passages)], max_length)
     rankers = {name: Reranker(folder) for name, folder in folders.items()}

@@ -16,6 +16,7 @@ from flashranker.artifact import read_manifest
 
 from export.artifact import write_json, write_text
 from export.figures import standalone, tiers_figure
+from recipes.against_torch import against_torch_section
 from recipes.bulk_cost import cost_section
 from recipes.evaluate_report import difference_rows, facts, markdown, quality_rows, sets_rows
 from recipes.full_size import full_size_section
@@ -234,9 +235,9 @@ def training_section(result: dict[str, Any]) -> str:
 
 
 SECTIONS = {
-    "benchmark": speed_section, "bulk": cost_section, "cascade": cascade_section, "full_size": full_size_section,
-    "memory": memory_section, "serverless": serverless_section, "serving_speed": serving_section,
-    "training_speed": training_section,
+    "against_torch": against_torch_section, "benchmark": speed_section, "bulk": cost_section,
+    "cascade": cascade_section, "full_size": full_size_section, "memory": memory_section,
+    "serverless": serverless_section, "serving_speed": serving_section, "training_speed": training_section,
 }  # fmt: skip
 
 

@@ -1,0 +1,117 @@
+"""How much faster int8 artifacts are than PyTorch on the weights they were made of.
+
+python -m recipes.against_torch artifacts/small artifacts/large --data FOLDER
+
+The checkpoint lies beside an artifact, as every recipe leaves it. Both read the same candidates of the first stage, in
+turn, on the same cores; neither time includes tokenizing.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flashranker.artifact import read_manifest
+
+from export.artifact import write_json
+from export.parity import measure_latency
+from recipes.command import launch, plain, say, setting
+from recipes.measure import requests_of, some_of
+from recipes.starts import spread
+from training.backbone import checkpoint_of
+from training.data import InputError
+from training.prepare import held_out, load_source
+
+PASSAGES = 100
+
+
+@dataclass(frozen=True)
+class AgainstTorchConfig:
+    """Settings of one measurement."""
+
+    data: str = setting("pydocs", "whose held-out queries and candidates are read: as --data of recipes.export")
+    queries: int = setting(3, f"queries, evenly spread over the held-out ones, each with {PASSAGES} candidates")
+    turns: int = setting(5, "turns of each query")
+    threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
+    output: Path = setting(Path("recipes/results/against_torch.json"), "where the numbers go")
+
+
+def run(config: AgainstTorchConfig, artifacts: Sequence[str], command: str) -> None:
+    """The story of one measurement. Raises InputError or FlashRankerError."""
+    if config.queries < 1 or config.turns < 1 or config.threads < 0:
+        raise InputError("--queries and --turns must be 1 or more, --threads 0 or more")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folders = [Path(one) for one in artifacts]
+    manifests = [read_manifest(folder) for folder in folders]
+    for folder in folders:
+        if not checkpoint_of(folder).is_dir():
+            raise InputError(f"{folder} has no PyTorch weights beside it: expected {checkpoint_of(folder)}")
+    say(f"1/2 data: {config.data}")
+    data = load_source(config.data, drop_leaks=True, keep_missing=True)
+    held = held_out(data, "test", len(data.queries), PASSAGES, seed=0)
+    requests = requests_of(some_of(held, config.queries))[: config.queries]
+    found = {}
+    for folder, manifest in zip(folders, manifests, strict=True):
+        say(f"2/2 {folder}: {len(requests)} queries, {config.turns} turns")
+        found[folder.name] = timed(folder, requests, manifest.max_length, config.turns) | {
+            "tier": manifest.tier,
+            "max_length": manifest.max_length,
+            "MB": manifest.files["onnx/model.onnx"].bytes / 1e6,
+            "rung": manifest.quantization.get("rung", "not quantized here"),
+        }
+        say(f"    {found[folder.name]['times']}")
+    machine = {"threads": torch.get_num_threads()}
+    write_json(config.output, {"command": command, "settings": plain(config), "machine": machine, "artifacts": found})
+
+
+def timed(
+    folder: Path, requests: Sequence[tuple[str, Sequence[str]]], max_length: int, turns: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds for 100 passages of both, and PyTorch's as multiples of int8's: median, least and most of queries.
+
+    What is spread are the queries' medians.
+    """
+    medians = []
+    for query, passages in requests:
+        latency = measure_latency(checkpoint_of(folder), {"int8": folder}, query, passages, max_length, turns)
+        medians.append({name: times["median"] for name, times in latency.items()})
+    return {name: spread([one[name] for one in medians]) for name in ("int8", "torch")} | {
+        "times": spread([one["torch"] / one["int8"] for one in medians])
+    }
+
+
+def against_torch_section(result: dict[str, Any]) -> str:
+    """Milliseconds and multiples by artifact, in Markdown."""
+    lines = [
+        f"### `{result['command']}`",
+        "",
+        f"Milliseconds for 100 passages of `{Path(result['settings']['data']).name}`, on the same "
+        f"{result['machine']['threads']} cores in turn, tokenizing left out; median (least to most) of "
+        f"{result['settings']['queries']} queries' medians of {result['settings']['turns']} turns.",
+        "",
+        "| artifact | tier | MB | rung of the ladder | int8 ms | PyTorch fp32 ms | times int8 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in result["artifacts"].items():
+        int8, torched = (
+            f"{found[one]['median']:.0f} ({found[one]['low']:.0f} to {found[one]['high']:.0f})"
+            for one in ("int8", "torch")
+        )
+        times = f"{found['times']['median']:.2f} ({found['times']['low']:.2f} to {found['times']['high']:.2f})"
+        lines.append(
+            f"| {name} | {found['tier']} | {found['MB']:.1f} | {found['rung']} | {int8} | {torched} | {times} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 when all was measured, 2 for bad input."""
+    positional = {"artifacts": {"help": "artifact folders", "metavar": "ARTIFACT", "nargs": "+"}}
+    return launch("against_torch", __doc__, run, [AgainstTorchConfig], argv, positional=positional)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
