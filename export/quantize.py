@@ -22,7 +22,8 @@ COMPENSATED = "smoothed, error-compensated int8"
 PARTLY_FP32 = "worst layers multiplied in fp32"
 PARTLY_FP16 = "all layers multiplied in fp32, worst stored as fp16"
 NO_LAYERS: dict[str, list[str]] = {"fp32_layers": [], "fp16_layers": []}
-SENSITIVITY_PAIRS = 64
+# One graph for each activation runs them: half of what the ladder takes for a large model.
+SENSITIVITY_QUERIES, SENSITIVITY_PAIRS = 4, 8
 log = logging.getLogger(__name__)
 
 
@@ -115,7 +116,7 @@ def climb(layers: Layers, trial: Trial, limit_bytes: int, accepts: Callable[...,
     """Rungs 2 to 4: offers candidates to `accepts` until one is taken, then fewer layers while they are."""
     if accepts(COMPENSATED, build(layers)):
         return
-    worst = by_noise(layers, trial.first(SENSITIVITY_PAIRS))
+    worst = by_noise(layers, trial.few(SENSITIVITY_QUERIES, SENSITIVITY_PAIRS))
 
     def in_fp32(count: int) -> bool:
         return accepts(PARTLY_FP32, build(layers, worst[:count]), fp32_layers=layers.names(worst[:count]))

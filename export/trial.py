@@ -38,11 +38,12 @@ class Trial:
         error = np.mean([(found - self.logits)[rows].var() for rows in self.queries])
         return float(np.sqrt(error / max(np.mean([self.logits[rows].var() for rows in self.queries]), 1e-12)))
 
-    def first(self, count: int) -> "Trial":
-        """The first queries that hold `count` pairs."""
-        kept = [rows for rows in self.queries if rows[-1] < count] or self.queries[:1]
-        size = kept[-1][-1] + 1
-        return Trial(self.pairs[:size], kept, self.logits[:size])
+    def few(self, queries: int, pairs: int) -> "Trial":
+        """At most so many queries, and so many pairs of each, both evenly spread."""
+        kept = [rows[:: -(-len(rows) // pairs)] for rows in self.queries[:: -(-len(self.queries) // queries)]]
+        chosen = np.concatenate(kept)
+        groups = np.split(np.arange(len(chosen)), np.cumsum([len(rows) for rows in kept])[:-1])
+        return Trial([self.pairs[index] for index in chosen], groups, self.logits[chosen])
 
 
 def split(

@@ -1,6 +1,7 @@
 """What every recipe's command line does: settings from options, errors as one line, an exit status."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field
@@ -71,7 +72,7 @@ def launch(
     if positional:
         configs += vars(configs.pop()).values()
     try:
-        run(*configs, " ".join([name, *arguments]))
+        run(*configs, f"{name} {shlex.join(arguments)}".strip())
     except (InputError, flashranker.FlashRankerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

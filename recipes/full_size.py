@@ -35,7 +35,7 @@ T5: dict[str, Any] = {
 PIECES = 30_000
 SPREAD = 0.06  # BERT's own 0.02 gives logits that hardly differ
 # Enough to calibrate on and to time; a random model has no quality to be measured.
-MEASURED = ("--dev_queries", "8", "--test_queries", "8", "--parity_queries", "8", "--depth", "20", "--gate", "report")
+MEASURED = ("--dev_queries", "12", "--test_queries", "8", "--parity_queries", "8", "--depth", "20")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def exported(tier: str, folder: Path, data: str) -> dict[str, Any]:
     staging = output.with_name(f".{output.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)  # of an older run
     command = [sys.executable, "-m", "recipes.export", str(folder / tier), "--tier", tier, "--data", data,
-               "--output", str(output), "--cache", str(folder), "--int8_tau", "0.98", *MEASURED]  # fmt: skip
+               "--output", str(output), "--cache", str(folder), *MEASURED]  # fmt: skip
     try:
         finished(command)
         refused, place = "", output

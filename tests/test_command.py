@@ -33,13 +33,13 @@ def test_settings_positional_arguments_and_the_command_reach_the_recipe() -> Non
     got: list[Any] = []
     status = launch(
         "made", "Doc.", lambda *given: got.extend(given), [OneConfig, OtherConfig],
-        ["a", "b", "--count", "5", "--names", "x", "y"], positional={"models": {"nargs": "+"}},
+        ["a", "b", "--count", "5", "--names", "x", "y: "], positional={"models": {"nargs": "+"}},
     )  # fmt: skip
     assert status == 0
     assert got == [
-        OneConfig(5), OtherConfig(["x", "y"]), ["a", "b"], "python -m recipes.made a b --count 5 --names x y"
+        OneConfig(5), OtherConfig(["x", "y: "]), ["a", "b"], "python -m recipes.made a b --count 5 --names x 'y: '"
     ]  # fmt: skip
-    assert plain(got[0], got[1]) == {"count": 5, "folder": "here", "names": ["x", "y"]}
+    assert plain(got[0], got[1]) == {"count": 5, "folder": "here", "names": ["x", "y: "]}
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,16 @@ def test_bounded_pairs_stay_within_the_limit_and_move_only_if_they_must(values: 
     assert ((first * values[0::2] >= 0) & (second * values[1::2] >= 0)).all()
 
 
+def test_a_few_pairs_are_spread_over_queries_and_their_candidates() -> None:
+    queries = [np.arange(0, 5), np.arange(5, 7), np.arange(7, 11)]
+    few = trial.Trial([{"id": np.array(i)} for i in range(11)], queries, np.arange(11, dtype=np.float32) ** 2).few(2, 2)
+    assert [int(pair["id"]) for pair in few.pairs] == [0, 3, 7, 9]
+    assert few.logits.tolist() == [0, 9, 49, 81]
+    assert [rows.tolist() for rows in few.queries] == [[0, 1], [2, 3]]
+    # Errors of 1 and of 3 between two pairs of a query, against differences of 9 and of 32.
+    assert few.noise(np.add(few.logits, [0, 1, 0, 3])) == pytest.approx(((1 + 9) / (81 + 1024)) ** 0.5)
+
+
 @pytest.mark.parametrize("inputs", [2, 64, 129])
 def test_multiplied_weights_cannot_saturate_any_cpus_kernel(inputs: int) -> None:
     rounded = quantize_weight(heavy(inputs, 40), np.eye(inputs), paired=True)
