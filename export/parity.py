@@ -66,14 +66,16 @@ def measure_latency(
     passages: Sequence[str],
     max_length: int,
     repeats: int = 5,
+    threads: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds for 100 passages: system -> {"median", "low", "high"}; PyTorch and each folder in turn, interleaved.
 
-    Tokenizing is no part of it: PyTorch gets its pairs tokenized and batched by length, and the runtime remembers the
-    passages' tokens from the warm-up.
+    Of tokenizing only the query's by the runtime is part of it, which remembers the passages' tokens from the warm-up;
+    PyTorch gets its pairs tokenized and batched by length. `threads` are the runtime's, by default all cores; PyTorch
+    has its own setting.
     """
     model_inputs = encode_requests(next(iter(folders.values())), [(query, passages)], max_length)
-    rankers = {name: Reranker(folder) for name, folder in folders.items()}
+    rankers = {name: Reranker(folder, threads=threads) for name, folder in folders.items()}
     model = load_checkpoint(checkpoint)
     systems: dict[str, Callable[[], object]] = {"torch": partial(torch_logits, model, model_inputs, False)}
     systems |= {name: partial(ranker.score, query, passages) for name, ranker in rankers.items()}

@@ -39,8 +39,9 @@ class Trial:
         return float(np.sqrt(error / max(np.mean([self.logits[rows].var() for rows in self.queries]), 1e-12)))
 
     def few(self, queries: int, pairs: int) -> "Trial":
-        """At most so many queries, and so many pairs of each, both evenly spread."""
-        kept = [rows[:: -(-len(rows) // pairs)] for rows in self.queries[:: -(-len(self.queries) // queries)]]
+        """So many queries, or all, and so many pairs of each, or all; evenly spread. Single pairs tell nothing."""
+        told = [rows for rows in self.queries if len(rows) > 1] or self.queries
+        kept = [rows[spaced(len(rows), pairs)] for rows in (told[i] for i in spaced(len(told), queries))]
         chosen = np.concatenate(kept)
         groups = np.split(np.arange(len(chosen)), np.cumsum([len(rows) for rows in kept])[:-1])
         return Trial([self.pairs[index] for index in chosen], groups, self.logits[chosen])
@@ -61,3 +62,8 @@ def split(
     ends = np.cumsum([len(query) for query in judged])
     groups = [np.arange(end - len(query), end) for query, end in zip(judged, ends, strict=True)]
     return [calibration[index] for index in observed], Trial(pairs, groups, int8_graph.run_pairs(model, pairs))
+
+
+def spaced(length: int, count: int) -> np.ndarray:
+    """`count` different indices below `length`, or all of them, evenly spread from the first to the last."""
+    return np.linspace(0, length - 1, min(length, count)).round().astype(int)

@@ -48,13 +48,15 @@ def test_bounded_pairs_stay_within_the_limit_and_move_only_if_they_must(values: 
 
 
 def test_a_few_pairs_are_spread_over_queries_and_their_candidates() -> None:
-    queries = [np.arange(0, 5), np.arange(5, 7), np.arange(7, 11)]
-    few = trial.Trial([{"id": np.array(i)} for i in range(11)], queries, np.arange(11, dtype=np.float32) ** 2).few(2, 2)
-    assert [int(pair["id"]) for pair in few.pairs] == [0, 3, 7, 9]
-    assert few.logits.tolist() == [0, 9, 49, 81]
+    queries = [np.arange(0, 5), np.arange(5, 7), np.arange(7, 11), np.arange(11, 12)]
+    whole = trial.Trial([{"id": np.array(i)} for i in range(12)], queries, np.arange(12, dtype=np.float32) ** 2)
+    few = whole.few(2, 2)
+    assert [int(pair["id"]) for pair in few.pairs] == [0, 4, 7, 10]
+    assert few.logits.tolist() == [0, 16, 49, 100]
     assert [rows.tolist() for rows in few.queries] == [[0, 1], [2, 3]]
-    # Errors of 1 and of 3 between two pairs of a query, against differences of 9 and of 32.
-    assert few.noise(np.add(few.logits, [0, 1, 0, 3])) == pytest.approx(((1 + 9) / (81 + 1024)) ** 0.5)
+    # Errors of 1 and of 3 between two pairs of a query, against differences of 16 and of 51.
+    assert few.noise(np.add(few.logits, [0, 1, 0, 3])) == pytest.approx(((1 + 9) / (16**2 + 51**2)) ** 0.5)
+    assert [int(pair["id"]) for pair in whole.few(4, 3).pairs] == [0, 2, 4, 5, 6, 7, 9, 10]
 
 
 @pytest.mark.parametrize("inputs", [2, 64, 129])
