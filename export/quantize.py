@@ -22,7 +22,7 @@ COMPENSATED = "smoothed, error-compensated int8"
 PARTLY_FP32 = "worst layers multiplied in fp32"
 PARTLY_FP16 = "all layers multiplied in fp32, worst stored as fp16"
 NO_LAYERS: dict[str, list[str]] = {"fp32_layers": [], "fp16_layers": []}
-# A graph for each activation runs them, which is most of the time that the ladder takes for a large model.
+# A graph for each activation runs them, so that their number multiplies the time of the ladder.
 SENSITIVITY_QUERIES, SENSITIVITY_PAIRS = 4, 8
 log = logging.getLogger(__name__)
 

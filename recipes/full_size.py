@@ -133,6 +133,12 @@ def full_size_section(result: dict[str, Any]) -> str:
             f"({ours['low']:.0f} to {ours['high']:.0f}) | {times['torch']['median'] / ours['median']:.2f}x | "
             f"{found['run']['seconds'] / 60:.1f} | {found['run']['peak memory in MB']:,} |"
         )
+    for tier, found in result["tiers"].items():
+        if found["refused"]:
+            # Every random model ranks below the first stage, which refuses none.
+            gates = [gate for gate in found["gates"] if not gate["passed"] and "first stage" not in gate["name"]]
+            failed = [f"{gate['name']} is {gate['value']:.3f}, limit {gate['limit']}" for gate in gates]
+            lines += ["", f"`{tier}` was refused: {'; '.join(failed)}."]
     return "\n".join(lines)
 
 

@@ -35,7 +35,17 @@ def test_the_table_by_hand() -> None:
     times = {"torch": {"median": 900.0}, "int8": {"median": 300.0, "low": 290.0, "high": 320.0}}
     tier: dict[str, Any] = {
         "MB": 110.26, "parity": {"fp32 largest difference": 3.21e-6, "milliseconds for 100 passages": times},
-        "run": {"seconds": 150.0, "peak memory in MB": 3456},
+        "run": {"seconds": 150.0, "peak memory in MB": 3456}, "refused": "",
+        "gates": [
+            {"name": "size", "value": 110.26, "limit": 112.0, "passed": True},
+            {"name": "int8 Kendall tau", "value": 0.97895, "limit": 0.98, "passed": False},
+            {"name": "int8 - first stage, MRR@10", "value": -0.3, "limit": 0.0, "passed": False},
+        ],
     }  # fmt: skip
-    lines = full_size.full_size_section({"command": "c", "settings": {"data": "d"}, "tiers": {"medium": tier}})
-    assert lines.splitlines()[-1] == "| medium | 110.3 | 3e-06 | 300 (290 to 320) | 3.00x | 2.5 | 3,456 |"
+
+    def last_line(refused: str) -> str:
+        content = {"command": "c", "settings": {"data": "d"}, "tiers": {"medium": tier | {"refused": refused}}}
+        return full_size.full_size_section(content).splitlines()[-1]
+
+    assert last_line("") == "| medium | 110.3 | 3e-06 | 300 (290 to 320) | 3.00x | 2.5 | 3,456 |"
+    assert last_line("why") == "`medium` was refused: int8 Kendall tau is 0.979, limit 0.98."
