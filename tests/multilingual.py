@@ -1,13 +1,15 @@
 # ruff: noqa: RUF001  letters of other alphabets are meant
-"""A miniature of XLM-R's kind: a Unigram tokenizer trained on sentences of many scripts, and a bi-encoder around it."""
+"""A miniature of XLM-R's kind: a Unigram tokenizer of sentences in many scripts, and a bi-encoder around it."""
 
+import math
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken, BertConfig, BertModel, XLMRobertaTokenizerFast
 
@@ -30,15 +32,24 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
 @cache
-def _trained() -> str:
-    """tokenizer.json of a Unigram model, trained on words and parts of all sentences."""
+def _model() -> str:
+    """tokenizer.json of a Unigram model: each character of the sentences, and the parts of words that save the most.
+
+    `UnigramTrainer` is not used: from the same text it makes another vocabulary in every process.
+    """
     made = Tokenizer(models.Unigram())
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
     made.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=700, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False, max_piece_length=8
-    )
-    made.train_from_iterator([*SENTENCES.values()] * 3, trainer)
+    texts = [made.normalizer.normalize_str(sentence) for sentence in SENTENCES.values()]
+    words = [word for text in texts for word, _ in made.pre_tokenizer.pre_tokenize_str(text)]
+    counts = Counter(word[first:last] for word in words for first in range(len(word))
+                     for last in range(first + 1, min(first + 8, len(word)) + 1))  # fmt: skip
+    characters = sorted(part for part in counts if len(part) == 1)
+    parts = sorted(set(counts) - set(characters), key=lambda part: (-counts[part] * len(part), part))[:150]
+    total = sum(counts[part] for part in characters + parts)
+    pieces = [(part, math.log(counts[part] / total)) for part in characters + parts]
+    made.model = models.Unigram([(special, 0.0) for special in SPECIAL] + pieces, unk_id=SPECIAL.index("<unk>"))
+    made.add_special_tokens(SPECIAL)
     made.post_processor = TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
@@ -48,7 +59,7 @@ def _trained() -> str:
 def make_unigram() -> XLMRobertaTokenizerFast:
     """XLM-R's tokenizer in small: NFKC, spaces in pieces, two separators in a pair, no types, <mask> behind all."""
     return XLMRobertaTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained()), mask_token=AddedToken("<mask>", lstrip=True, special=True),
+        tokenizer_object=Tokenizer.from_str(_model()), mask_token=AddedToken("<mask>", lstrip=True, special=True),
         model_max_length=64, clean_up_tokenization_spaces=False,
     )  # fmt: skip
 

@@ -46,7 +46,7 @@ def write_multilingual(folder: Path) -> Path:
 
 
 def test_a_multilingual_base_becomes_an_artifact_with_a_trimmed_vocabulary(tmp_path: Path) -> None:
-    base, data = make_multilingual_bi_encoder(tmp_path / "base", 0.1), write_multilingual(tmp_path / "data")
+    base, data = make_multilingual_bi_encoder(tmp_path / "base", 0.05), write_multilingual(tmp_path / "data")
     output = tmp_path / "artifact"
     status = finetune([
         "--data", str(data), "--base", str(base), "--tier", "large", "--output", str(output),
