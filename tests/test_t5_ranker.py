@@ -151,6 +151,16 @@ def test_chosen_layers_keep_the_table_of_positions(t5: Path, tmp_path: Path) -> 
     torch.testing.assert_close(two(ids).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_resumed_run_keeps_its_words(tmp_path: Path) -> None:
+    # Trained on the same texts in another process, and mostly in the same one, a tokenizer is another.
+    first, tokenizer = scratch_student(TEXTS, tmp_path)
+    again, kept = scratch_student(TEXTS, tmp_path)
+    assert kept.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    assert torch.equal(again.shared.weight, first.shared.weight)
+    other = scratch_student([text.replace("e", "y") for text in TEXTS], tmp_path / "other")[1]
+    assert other.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str()
+
+
 @torch.no_grad()
 def test_behind_closed_gates_a_pair_scores_as_its_texts_apart(tmp_path: Path) -> None:
     torch.manual_seed(0)

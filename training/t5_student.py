@@ -1,6 +1,8 @@
 """T5 students: any T5, FLAN-T5 or mT5 checkpoint as RankT5's encoder, or a small one that starts from nothing."""
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,9 +77,17 @@ def scratch_student(texts: Sequence[str], cache: Path) -> tuple[T5Ranker, PreTra
     """A small T5 with random blocks, `similar`, and a Unigram tokenizer of the texts' own pieces.
 
     Its table of words is the built-in backbone's embedding of each piece by itself, less their mean: a static model of
-    the teacher (Model2Vec; Tulkens and van Dongen, 2024). `cache` keeps what was embedded.
+    the teacher (Model2Vec; Tulkens and van Dongen, 2024). `cache` keeps what was embedded, and the tokenizer: trained
+    again on the same texts it differs a little (`UnigramTrainer` reads words in another order each time), and a run
+    that is resumed must go on with its own.
     """
-    tokenizer = train_tokenizer(texts)
+    kept = cache / "tokenizer"
+    if not kept.is_dir():
+        temporary = cache / f".tokenizer.{os.getpid()}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        train_tokenizer(texts).save_pretrained(temporary)
+        os.replace(temporary, kept)
+    tokenizer = T5TokenizerFast.from_pretrained(kept)
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     words = encode_texts(BUILTIN, [piece.replace("\u2581", " ").strip() or "," for piece in pieces], cache)
     table = torch.from_numpy(words - words.mean(axis=0))
