@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flashranker.artifact import Manifest
+from flashranker.processor import DOT_PRODUCT
 
 from export.licence import card_licence
 
@@ -124,13 +125,18 @@ def lineage(manifest: Manifest) -> str:
 
 def limits(manifest: Manifest) -> str:
     """What not to expect."""
+    needs = ""
+    if manifest.quantization.get("profile") == DOT_PRODUCT:
+        needs = """
+- Of the profile dot-product: for processors with VNNI, AMX or ARM's dot product. On others its sums saturate: there
+  flashranker refuses it, and other runtimes give wrong scores."""
     return f"""## Limits
 
 - Trained and measured on the data named above: on other domains or languages, measure first.
 - A pair longer than {manifest.max_length} tokens is cut at the passage's end; the runtime counts the cuts.
 - int8 logits differ a little between kinds of CPU; on one machine they are the same bits every time, whatever
   else is scored along.
-- Probabilities were calibrated on the data's own judgments; where relevance means something else, refit."""
+- Probabilities were calibrated on the data's own judgments; where relevance means something else, refit.{needs}"""
 
 
 def part(manifest: Manifest, name: str) -> Mapping[str, Any]:

@@ -26,11 +26,12 @@ class Layers:
     treatments: dict[str, Treatment]
     weights: dict[str, np.ndarray]
     embedding_bits: int = 8
+    bounded: bool = True  # whether weights to multiply with are kept from saturating
     # Kept, because rounding takes seconds.
     rounded: dict[tuple[str, bool], Int8Weight] = field(default_factory=dict)
 
     def int8_weight(self, linear: Linear, multiplied: bool) -> Int8Weight:
-        """Int8 values to multiply with (treated, safe from saturation), or merely to store."""
+        """Int8 values to multiply with (treated and, where `bounded`, safe from saturation), or merely to store."""
         key = (linear.node, multiplied)
         if key not in self.rounded:
             weight, hessian = self.weights[linear.weight], self.observed[linear.source].hessian
@@ -38,7 +39,7 @@ class Layers:
                 treatment = self.treatments[linear.source]
                 multiplier = treatment.multiplier(len(weight)).astype(np.float64)
                 weight, hessian = treatment.int8_part(weight), hessian * np.outer(multiplier, multiplier)
-            self.rounded[key] = quantize_weight(weight, hessian, paired=multiplied)
+            self.rounded[key] = quantize_weight(weight, hessian, paired=multiplied and self.bounded)
         return self.rounded[key]
 
     def names(self, sources: Iterable[str]) -> list[str]:
@@ -50,7 +51,9 @@ class Layers:
         return sum(self.weights[linear.weight].size for linear in self.groups[source])
 
 
-def calibrate(model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]], embedding_bits: int = 8) -> Layers:
+def calibrate(
+    model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]], embedding_bits: int = 8, bounded: bool = True
+) -> Layers:
     """Observes the linear layers' inputs and chooses the treatment of each."""
     groups: dict[str, list[Linear]] = defaultdict(list)
     for linear in int8_graph.find_linears(model):
@@ -62,7 +65,7 @@ def calibrate(model: onnx.ModelProto, pairs: Sequence[dict[str, np.ndarray]], em
         source: best_treatment(observed[source], [weights[linear.weight] for linear in group])
         for source, group in groups.items()
     }
-    return Layers(model, groups, observed, treatments, weights, embedding_bits)
+    return Layers(model, groups, observed, treatments, weights, embedding_bits, bounded)
 
 
 def build(

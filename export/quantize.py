@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from flashranker.processor import PORTABLE
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -35,6 +36,7 @@ def quantize_int8(
     *,
     limit_bytes: int,
     target_tau: float = 0.985,
+    profile: str = PORTABLE,
 ) -> dict[str, Any]:
     """Writes an int8 graph from the lowest rung that ranks as fp32 does and fits, or else the best one.
 
@@ -56,13 +58,15 @@ def quantize_int8(
         query_ids: the query of each pair.
         limit_bytes: largest file.
         target_tau: Kendall tau to reach; above the gate's, because the gate measures other queries.
+        profile: for which processors, `flashranker.processor.PROFILES`: the portable one keeps weights from saturating
+            (rung 1 by 7 bits, rung 2 in pairs), the other gives them all 8 bits.
 
     Returns:
         Plain JSON values: "rung", "reached" (tau and bytes), "tau", "noise" (standard deviation of the error
         within queries as a share of the logits' own), "largest_error" (as a share of the largest logit),
-        "bytes", "fits", "limit_bytes", "embedding_bits", "target_tau", "fp32_layers" and "fp16_layers" (names),
-        "treatments", "pairs" (how many were measured) and "rungs": all that were tried, with the numbers of such
-        layers.
+        "bytes", "fits", "limit_bytes", "embedding_bits", "target_tau", "profile", "fp32_layers" and "fp16_layers"
+        (names), "treatments", "pairs" (how many were measured) and "rungs": all that were tried, with the numbers of
+        such layers.
 
     Raises:
         ValueError: lengths differ, or no query has two pairs.
@@ -93,17 +97,19 @@ def quantize_int8(
         return reached
 
     treatments: dict[str, str] = {}
-    bits, candidate = 8, ort_dynamic(model)
+    bounded = profile == PORTABLE
+    bits, candidate = 8, ort_dynamic(model, 8, bounded)
     if candidate.ByteSize() > limit_bytes:
-        bits, candidate = 4, ort_dynamic(model, 4)
+        bits, candidate = 4, ort_dynamic(model, 4, bounded)
     if not accepts(DYNAMIC, candidate):
-        layers = calibrate(model, observing, bits)
+        layers = calibrate(model, observing, bits, bounded)
         treatments = {source: one.name for source, one in layers.treatments.items() if not one.plain}
         climb(layers, trial, limit_bytes, accepts)
     result, candidate = best[0]
     write_model(candidate, destination)
     return result | {
         "target_tau": target_tau,
+        "profile": profile,
         "limit_bytes": limit_bytes,
         "embedding_bits": bits,
         "pairs": len(trial.pairs),
@@ -144,7 +150,7 @@ def fewest(count: int, taken: Callable[[int], bool]) -> bool:
     return found
 
 
-def ort_dynamic(model: onnx.ModelProto, embedding_bits: int = 8) -> onnx.ModelProto:
+def ort_dynamic(model: onnx.ModelProto, embedding_bits: int = 8, bounded: bool = True) -> onnx.ModelProto:
     """Rung 1, by onnxruntime.quantization but for the embeddings."""
     candidate = int8_graph.copy(model)
     quantize_embeddings(candidate, embedding_bits)
@@ -154,7 +160,7 @@ def ort_dynamic(model: onnx.ModelProto, embedding_bits: int = 8) -> onnx.ModelPr
         plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(candidate, plain, skip_optimization=True, skip_symbolic_shape=True)
         quantize_dynamic(
-            plain, quantized, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True,
+            plain, quantized, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=bounded,
             weight_type=QuantType.QInt8, nodes_to_exclude=head,
             # What comes behind an operator of onnxruntime's own, as 4-bit embeddings are, shape inference can't type.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},

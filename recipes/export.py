@@ -68,6 +68,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
     exported = measure.export(
         checkpoint, output, workspace, dev,
         tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes, target_tau=measuring.int8_tau,
+        profile=measuring.profile,
     )  # fmt: skip
 
     say(f"4/5 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")

@@ -81,7 +81,7 @@ def run(
     exported = measure.export(
         trained.checkpoint, config.output, workspace, dev,
         tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
-        target_tau=measuring.int8_tau,
+        target_tau=measuring.int8_tau, profile=measuring.profile,
     )  # fmt: skip
 
     say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}, base and result")

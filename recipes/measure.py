@@ -122,6 +122,7 @@ def export(
     max_length: int,
     limit_megabytes: float,
     target_tau: float,
+    profile: str,
 ) -> Exported:
     """fp32 and int8 graphs in two staged folders; quantized and calibrated on dev queries."""
     # Only the folder to be published must lie beside its destination: a rename does not cross file systems.
@@ -144,6 +145,7 @@ def export(
         query_ids,
         limit_bytes=int(limit_megabytes * 1e6),
         target_tau=target_tau,
+        profile=profile,
     )
     quantization["last layer"] = "first token only" if cut.first_token_only else f"whole: {cut.reason}"
     stage(graph / "int8.onnx", "int8")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flashranker.artifact import SHORTEST_LENGTH, replaceable
+from flashranker.processor import DOT_PRODUCT, PORTABLE, PROFILES, saturates
 
 from recipes.command import setting
 from training.backbone import BUILTIN, resolve_model
@@ -51,6 +52,12 @@ class MeasuringConfig:
     max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
     int8_tau: float = setting(
         0.985, "Kendall's tau to fp32, on dev, that quantization climbs to; the gate asks for 0.98 on other queries"
+    )
+    profile: str = setting(
+        PORTABLE,
+        "processors that int8 is for: portable (all), or dot-product (VNNI, AMX or ARM's dot product alone, where "
+        "weights may use all 8 bits; flashranker refuses the others)",
+        choices=PROFILES,
     )
     threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
     test_share: float = setting(0.1, "share of the queries held out for test, where the data bring no splits")
@@ -157,7 +164,7 @@ class SearchConfig:
 # What decides no weight: another value of it goes on with the checkpoints that are there.
 IRRELEVANT = {
     "output", "cache", "gate", "eval", "test_queries", "test_depth", "parity_queries", "languages", "max_length",
-    "int8_tau", "threads", "keep_missing",
+    "int8_tau", "profile", "threads", "keep_missing",
 }  # fmt: skip
 # The least that makes sense; None is left to the tier. Kendall's tau needs two candidates.
 LEAST = {
@@ -189,6 +196,11 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
         )
     if training and training.false_negative_margin is not None and not isfinite(training.false_negative_margin):
         raise InputError(f"--false_negative_margin is {training.false_negative_margin}: expected a number of logits")
+    if config.profile == DOT_PRODUCT and saturates():
+        raise InputError(
+            f"--profile {DOT_PRODUCT} can't be measured here: this processor's int8 sums saturate; expected one with "
+            f"VNNI, AMX or ARM's dot product, or --profile {PORTABLE}"
+        )
     if not 0 < config.test_share <= LARGEST_TEST_SHARE:
         raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
     if training and training.trim_vocabulary:

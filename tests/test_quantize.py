@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from flashranker.processor import DOT_PRODUCT, PORTABLE, PROFILES
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -190,6 +191,28 @@ def test_onnxruntime_fuses_the_int8_nodes_at_load(fp32: Path, tmp_path: Path) ->
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert "MatMulInteger" not in kinds
     assert sum(kind in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat") for kind in kinds) == 12
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_only_the_portable_profile_bounds_the_weights(fp32: Path, tmp_path: Path, smoothed: bool) -> None:
+    largest = {}
+    for profile in PROFILES:
+        path = tmp_path / f"{profile}.onnx"
+
+        def quantized(target_tau: float, profile: str = profile, path: Path = path) -> dict[str, Any]:
+            return quantize.quantize_int8(
+                fp32, path, PAIRS, QUERY_IDS, limit_bytes=10**6, target_tau=target_tau, profile=profile
+            )
+
+        report = quantized(-1.0)
+        if smoothed:
+            report = quantized(report["tau"] + 1e-6)
+        assert (report["profile"], report["rung"] == quantize.DYNAMIC) == (profile, not smoothed)
+        model = onnx.load(path)
+        multiplied = {node.input[1] for node in model.graph.node if node.op_type == "MatMulInteger"}
+        weights = [numpy_helper.to_array(one).astype(int) for one in model.graph.initializer if one.name in multiplied]
+        largest[profile] = max(np.abs(weight[0::2] + weight[1::2]).max() for weight in weights)
+    assert largest[PORTABLE] <= PAIR_LIMIT < largest[DOT_PRODUCT]
 
 
 def test_the_ladder_climbs_only_as_far_as_it_must(fp32: Path, tmp_path: Path) -> None:

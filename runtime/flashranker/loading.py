@@ -13,6 +13,7 @@ from flashranker.artifact import MANIFEST_NAME, MODEL_NAME, TOKENIZER_NAME, Mani
 from flashranker.errors import ArtifactError
 from flashranker.foreign import describe_foreign
 from flashranker.pairs import load_tokenizer
+from flashranker.processor import DOT_PRODUCT, PORTABLE, require_exact, saturates
 from flashranker.session import engine_version, load_model
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Loaded:
 def load_folder(folder: Path, foreign: bool) -> Loaded:
     """Open an artifact folder, after checking the hashes of all its files, or a `foreign` one, which states none.
 
-    Raises ModelNotFoundError or ArtifactError (FormatError for another format version).
+    Raises ModelNotFoundError or ArtifactError (FormatError for another format version), also where the processor can't
+    run the model's profile exactly.
     """
     if foreign:
         model, manifest = describe_foreign(folder)
@@ -45,6 +47,8 @@ def load_folder(folder: Path, foreign: bool) -> Loaded:
         if name not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST_NAME} lists no {name}, expected it: export the artifact again")
     verify_files(folder, manifest)
+    profile = manifest.quantization.get("profile", PORTABLE)
+    require_exact(profile, profile == DOT_PRODUCT and saturates(), folder)
     loaded = _loaded(manifest, folder / TOKENIZER_NAME, folder / MODEL_NAME)
     if read_manifest(folder) != manifest:
         raise ArtifactError(f"{folder} was replaced while it was read, expected it to stay: load it again")
