@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +44,7 @@ QUERY, PASSAGES = "python list sort", ["sort a list of bread", "river mountain "
 @pytest.fixture(scope="module")
 def tokenizer() -> T5TokenizerFast:
     """A Unigram tokenizer as T5's are: one end-of-sequence token behind every text."""
-    return train_tokenizer(TEXTS, size=300)
+    return train_tokenizer(TEXTS, size=120)
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +154,27 @@ def test_chosen_layers_keep_the_table_of_positions(t5: Path, tmp_path: Path) -> 
     torch.testing.assert_close(two(ids).logits, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_resumed_run_keeps_its_words(tmp_path: Path) -> None:
-    # Trained on the same texts in another process, and mostly in the same one, a tokenizer is another.
-    first, tokenizer = scratch_student(TEXTS, tmp_path)
-    again, kept = scratch_student(TEXTS, tmp_path)
-    assert kept.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
-    assert torch.equal(again.shared.weight, first.shared.weight)
-    other = scratch_student([text.replace("e", "y") for text in TEXTS], tmp_path / "other")[1]
-    assert other.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str()
+def test_the_texts_alone_decide_the_tokenizer() -> None:
+    # A run that is resumed makes it again, in another process.
+    code = "import sys; sys.path[:0] = ['.', 'tests']; import test_t5_ranker as t; print(t.tokenizer_hash())"
+    command = [sys.executable, "-c", code]
+    found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)}
+    assert found == {tokenizer_hash()}
+    assert tokenizer_hash("y") != tokenizer_hash()
+
+
+def tokenizer_hash(letter: str = "e") -> str:
+    tokenizer = train_tokenizer([text.replace("e", letter) for text in TEXTS])
+    return sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def test_common_words_are_one_piece_and_unknown_characters_are_no_word() -> None:
+    texts = ["the metadata of a file"] * 50 + ["metadata between a window and the door"] * 20 + ["zebra", "quartz"]
+    tokenizer = train_tokenizer(texts, 64)
+    assert tokenizer.tokenize("The metadata of a file") == ["▁the", "▁metadata", "▁of", "▁a", "▁file"]
+    assert "".join(tokenizer.tokenize("zebras")) == "▁zebras"
+    assert tokenizer("窓").input_ids[-2:] == [tokenizer.unk_token_id, tokenizer.eos_token_id]
+    assert len(tokenizer) <= 64
 
 
 @torch.no_grad()
