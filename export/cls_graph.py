@@ -31,7 +31,7 @@ def export_first_token(checkpoint: Path, destination: Path) -> FirstTokenExport:
     """Exports a checkpoint with its last layer at the first token, or whole where that does not apply.
 
     Raises:
-        export.to_onnx.ExportError: as `export_fp32`.
+        export.to_onnx.ExportError: as `export_model`.
     """
     model = load_checkpoint(checkpoint)
     reason = cut_last_layer(model)

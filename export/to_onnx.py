@@ -56,20 +56,11 @@ def load_checkpoint(checkpoint: Path) -> PreTrainedModel:
     return model
 
 
-def export_fp32(checkpoint: Path, destination: Path) -> Path:
-    """Exports the whole graph of a checkpoint with optimum and returns `destination`.
+def export_model(model: PreTrainedModel, destination: Path) -> Path:
+    """Traces a loaded model with optimum into one ONNX file, checks its signature and moves it into place.
 
     optimum merely warns when its own comparison fails, so the parity gate (`verify.fp32_parity_gate`)
     decides.
-
-    Raises:
-        ExportError: no checkpoint, not one label, or the graph's inputs or output are not the contract's.
-    """
-    return export_model(load_checkpoint(checkpoint), destination)
-
-
-def export_model(model: PreTrainedModel, destination: Path) -> Path:
-    """Traces a loaded model into one ONNX file, checks its signature and moves it into place.
 
     Raises:
         ExportError: the graph's inputs or output are not the contract's.

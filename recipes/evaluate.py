@@ -23,7 +23,17 @@ from export.artifact import write_json
 from recipes.command import launch, plain, say, setting
 from recipes.comparison import compare, zero_shot
 from recipes.evaluate_report import text_report, write_evaluation
-from recipes.rankers import FIRST_STAGE, Found, check_names, file_part, find_models, open_model, split_name, trained_on
+from recipes.rankers import (
+    FIRST_STAGE,
+    Found,
+    check_names,
+    content_hash,
+    file_part,
+    find_models,
+    open_model,
+    split_name,
+    trained_on,
+)
 from recipes.settings import SearchConfig, first_stage_of
 from training.candidates import FirstStage, find_candidates, name_first_stage
 from training.data import HELD_OUT_SHARE, InputError, RankingData, limit_queries, load
@@ -115,7 +125,9 @@ def run(config: EvaluateConfig, search: SearchConfig, given: Sequence[str], comm
         "command": command,
         "settings": plain(config, search),
         "versions": {name: version(name) for name in PACKAGES},
-        "models": {model.name: {"kind": model.kind, "source": model.source} for model in found},
+        "models": {
+            model.name: {"kind": model.kind, "source": model.source, "sha256": content_hash(model)} for model in found
+        },
         "data": {
             task.name: task.about | {"notes": task.notes, "measures": results[task.name]} for task in tasks
         },

@@ -10,11 +10,13 @@ from typing import Literal
 
 import flashranker
 from flashranker import Reranker, ScoreCache
-from flashranker.artifact import MANIFEST_NAME, read_manifest
+from flashranker.artifact import MANIFEST_NAME, MODEL_NAME, hash_file, read_manifest
+from flashranker.foreign import describe_foreign
 
 from export.licence import parts_of
 from export.parity import runtime_logits
 from recipes.measure import requests_of
+from training.backbone import model_fingerprint, resolve_model
 from training.candidates import Candidates
 from training.data import InputError
 from training.prepare import Held
@@ -124,6 +126,18 @@ def open_runtime(found: Found, cache: Path, max_length: int, threads: int) -> Re
     )  # fmt: skip
     ranker = opened()
     return ranker if ranker.max_length <= max_length else opened(max_length=max_length)
+
+
+def content_hash(found: Found) -> str:
+    """sha256, as hex, of what ranks: of a file, of an ONNX model, or `model_fingerprint` of a checkpoint."""
+    path = Path(found.source).expanduser()
+    if path.is_file():
+        return hash_file(path).sha256
+    if found.kind == "artifact":
+        return read_manifest(path).files[MODEL_NAME].sha256
+    if found.kind == "ONNX folder":
+        return hash_file(describe_foreign(path)[0]).sha256
+    return model_fingerprint(resolve_model(found.source))
 
 
 def rank_by_runtime(ranker: Reranker, name: str, held: Held) -> Run:

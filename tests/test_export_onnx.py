@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from transformers import AutoModelForSequenceClassification, DistilBertConfig, XLMRobertaConfig
 
 from export.cls_graph import cut_last_layer, export_first_token
-from export.to_onnx import ExportError, check_signature, export_fp32, load_checkpoint
+from export.to_onnx import ExportError, check_signature, export_model, load_checkpoint
 
 SIZE = {"vocab_size": 90, "num_labels": 1, "pad_token_id": 1, "initializer_range": 0.4}
 
@@ -67,7 +67,11 @@ def run_onnx(graph: Path, inputs: dict[str, np.ndarray], output: str = "logits")
     return onnxruntime.InferenceSession(model.SerializeToString()).run([output], inputs)[0]
 
 
-@pytest.mark.parametrize("export", [export_fp32, lambda *paths: export_first_token(*paths).path])
+def export_whole(checkpoint: Path, destination: Path) -> Path:
+    return export_model(load_checkpoint(checkpoint), destination)
+
+
+@pytest.mark.parametrize("export", [export_whole, lambda *paths: export_first_token(*paths).path])
 def test_the_graph_computes_what_pytorch_does(checkpoint: Path, tmp_path: Path, export: Any) -> None:
     path = export(checkpoint, tmp_path / "onnx" / "model.onnx")
     for lengths in ((7,), (21, 3, 12), (64,)):
@@ -81,7 +85,7 @@ def test_the_graph_computes_what_pytorch_does(checkpoint: Path, tmp_path: Path, 
 
 
 def test_first_token_graph_is_exact_and_runs_its_last_layer_on_one_token(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    whole = export_fp32(tiny_checkpoint, tmp_path / "whole.onnx")
+    whole = export_whole(tiny_checkpoint, tmp_path / "whole.onnx")
     cut = export_first_token(tiny_checkpoint, tmp_path / "cut.onnx")
     assert cut.first_token_only
     assert cut.reason == ""
@@ -139,14 +143,14 @@ def test_refuses_a_head_of_two_labels_and_a_folder_without_config(tiny_checkpoin
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, ignore_mismatched_sizes=True)
     model.save_pretrained(folder)
     with pytest.raises(ExportError, match="has 2 labels"):
-        export_fp32(folder, tmp_path / "model.onnx")
+        export_whole(folder, tmp_path / "model.onnx")
     with pytest.raises(ExportError, match=r"no config\.json"):
-        export_fp32(tmp_path, tmp_path / "model.onnx")
+        export_whole(tmp_path, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_signature_is_checked(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    model = onnx.load(export_fp32(tiny_checkpoint, tmp_path / "model.onnx"))
+    model = onnx.load(export_whole(tiny_checkpoint, tmp_path / "model.onnx"))
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
     onnx.save(model, tmp_path / "fixed.onnx")
     with pytest.raises(ExportError, match=r"input_ids of fixed\.onnx"):

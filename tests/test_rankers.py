@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ def test_artifact_onnx_folder_and_checkpoint_of_the_same_weights_give_the_same_t
     results = measure(tiny_artifact, foreign, f"pytorch={tiny_checkpoint}", f"bi={bi_encoder}", "--data", data)
     kinds = {name: model["kind"] for name, model in results["models"].items()}
     assert kinds == {"tiny": "artifact", "foreign": "ONNX folder", "pytorch": "checkpoint", "bi": "checkpoint"}
+    hashes = {name: model["sha256"] for name, model in results["models"].items()}
+    onnx = sha256((tiny_artifact / "onnx/model.onnx").read_bytes()).hexdigest()
+    assert hashes["tiny"] == hashes["foreign"] == onnx
+    assert len(set(hashes.values())) == 3
     for rows in results["data"]["data"]["measures"].values():
         assert rows["tiny"]["by query"] == rows["foreign"]["by query"] == rows["pytorch"]["by query"]
     ndcg = results["data"]["data"]["measures"]["nDCG@10"]
