@@ -14,7 +14,7 @@ from training.candidates import FirstStage
 from training.data import InputError
 from training.precision import PRECISIONS
 from training.prepare import POOL
-from training.student import SCRATCH
+from training.student import SCRATCH, check_layers, layers_of
 from training.teacher import open_bi_encoder
 from training.tiers import TIERS, Tier
 from training.vocabulary import scripts_of
@@ -213,7 +213,9 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
     if base == SCRATCH and training and (training.layers or training.trim_vocabulary):
         raise InputError(f"--base {base} has a size and words of its own: leave out --layers and --trim_vocabulary")
     if base != SCRATCH:
-        resolve_model(base)
+        depth = layers_of(resolve_model(base))
+        if training and training.layers is not None and depth:
+            check_layers(training.layers, depth, base)
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")
 

@@ -144,6 +144,20 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     os.replace(temporary, destination)
 
 
+def check_layers(layers: Sequence[int], depth: int, base: str) -> None:
+    """Raises InputError for a layer that is not among the base's `depth`, or for none at all."""
+    if not layers or any(not 0 <= layer < depth for layer in layers):
+        raise InputError(f"layers {list(layers)} of base {base!r}: expected some of its {depth}, counted from 0")
+
+
+def layers_of(folder: Path) -> int | None:
+    """How many layers the model of a folder has, by its configuration; None where that does not say."""
+    try:
+        return getattr(AutoConfig.from_pretrained(folder), "num_hidden_layers", None)
+    except (OSError, ValueError, KeyError):
+        return None  # whoever loads the model says more of it
+
+
 def _with_layers(model: PreTrainedModel, layers: Sequence[int], base: str) -> PreTrainedModel:
     """The same model with only these layers, in that order."""
     encoder: Any = getattr(model.base_model, "encoder", None)
@@ -152,8 +166,7 @@ def _with_layers(model: PreTrainedModel, layers: Sequence[int], base: str) -> Pr
     depth = len(stack)
     if not depth:
         raise InputError(f"--layers can't pick layers of a {model.config.model_type}: leave it out for base {base!r}")
-    if not layers or any(not 0 <= layer < depth for layer in layers):
-        raise InputError(f"layers {list(layers)} of base {base!r}: expected some of its {depth}, counted from 0")
+    check_layers(layers, depth, base)
     if isinstance(model, T5Ranker):
         move_position_table(stack[0], stack[layers[0]])
     setattr(encoder, name, torch.nn.ModuleList(deepcopy(stack[layer]) for layer in layers))

@@ -74,12 +74,11 @@ def score_pairs(
     cache: Path,
     *,
     max_length: int = MAX_LENGTH,
-    scale: float = COSINE_SCALE,
 ) -> np.ndarray:
     """Raw logits (n,) float32 of a teacher for `pairs` of (query id, passage id).
 
-    A cross-encoder's logit has no activation; a bi-encoder's is `scale` times the cosine of its embeddings; a file
-    gives what it says, and "data" what the data bring. `max_length`, in tokens, holds for the text of a bi-encoder
+    A cross-encoder's logit has no activation; a bi-encoder's is `COSINE_SCALE` times the cosine of its embeddings; a
+    file gives what it says, and "data" what the data bring. `max_length`, in tokens, holds for the text of a bi-encoder
     (query and passage alike) and for the pair of a cross-encoder. Scores (cross-encoder) or embeddings (bi-encoder)
     are kept in `cache`. Raises InputError for an unknown id, a teacher that can't be used, a score that is missing or
     not finite.
@@ -107,7 +106,7 @@ def score_pairs(
     logits = np.empty(len(pairs), dtype=np.float32)
     for start in range(0, len(pairs), 65536):  # gathering all rows at once could take gigabytes
         part = slice(start, start + 65536)
-        logits[part] = np.einsum("nd,nd->n", query_rows[left[part]], passage_rows[right[part]]) * scale
+        logits[part] = np.einsum("nd,nd->n", query_rows[left[part]], passage_rows[right[part]]) * COSINE_SCALE
     return logits
 
 
