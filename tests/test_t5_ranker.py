@@ -156,15 +156,18 @@ def test_chosen_layers_keep_the_table_of_positions(t5: Path, tmp_path: Path) -> 
 
 def test_the_texts_alone_decide_the_tokenizer() -> None:
     # A run that is resumed makes it again, in another process.
-    code = "import sys; sys.path[:0] = ['.', 'tests']; import test_t5_ranker as t; print(t.tokenizer_hash())"
-    command = [sys.executable, "-c", code]
+    here = str(Path(__file__).parent)
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import test_t5_ranker as t; print(t.tokenizer_hash())"
+    command = [sys.executable, "-c", code, here, str(Path(here).parent)]
     found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)}
     assert found == {tokenizer_hash()}
     assert tokenizer_hash("y") != tokenizer_hash()
 
 
 def tokenizer_hash(letter: str = "e") -> str:
-    tokenizer = train_tokenizer([text.replace("e", letter) for text in TEXTS])
+    # More characters than half of the vocabulary, all as frequent: which are kept must not be left to chance.
+    many = ["".join(chr(0x4E00 + 7 * i + j) for j in range(7)) for i in range(20)]
+    tokenizer = train_tokenizer([text.replace("e", letter) for text in TEXTS] + many, 150)
     return sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
@@ -175,6 +178,9 @@ def test_common_words_are_one_piece_and_unknown_characters_are_no_word() -> None
     assert "".join(tokenizer.tokenize("zebras")) == "▁zebras"
     assert tokenizer("窓").input_ids[-2:] == [tokenizer.unk_token_id, tokenizer.eos_token_id]
     assert len(tokenizer) <= 64
+    assert tokenizer.tokenize("the\n\tmetadata") == ["▁the", "▁metadata"]
+    sentence = "แม่น้ำกว้างและภูเขาสูงเปิดหน้าต่าง"
+    assert max(map(len, train_tokenizer([sentence] * 20, 300).tokenize(sentence))) <= 16
 
 
 @torch.no_grad()

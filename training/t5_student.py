@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5TokenizerFast
 
 from training.backbone import BUILTIN
@@ -18,6 +18,8 @@ from training.teacher import encode_texts
 CHECKPOINTS = ("t5", "mt5")
 PROMPTS = ("Query:", "Document:")  # as RankT5 was trained to read them
 VOCABULARY = 8192
+LONGEST_PIECE = 16  # characters, SentencePiece's own limit: no sentence of a script without spaces becomes a word
+CHARACTER_SHARE = 0.5  # of the vocabulary, at most, so that Chinese has words too
 SCRATCH_MAX_LENGTH = 512
 # What a CPU trains in minutes, as wide as the backbone that knows the words.
 SCRATCH = {"d_kv": 64, "num_heads": 6, "d_ff": 768, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
@@ -105,19 +107,27 @@ def train_tokenizer(texts: Sequence[str], size: int = VOCABULARY) -> PreTrainedT
     texts of `pydocs` become two fifths longer, and "metadata" two pieces.
     """
     backend = Tokenizer(models.BPE())
-    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
+    )
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation(), pre_tokenizers.Digits()]
     )
     special = ["<pad>", "</s>", "<unk>"]
-    characters = size // 4  # what leaves room for words where there are ten thousand characters
+    characters = Counter("\u2581")
+    for text in texts:
+        characters.update(backend.normalizer.normalize_str(text).replace(" ", ""))
+    # Where a script has more characters than fit, the trainer would choose among equals by chance.
+    kept = sorted(characters, key=lambda one: (-characters[one], one))[: int(size * CHARACTER_SHARE)]
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=special, limit_alphabet=characters, show_progress=False
+        vocab_size=size, special_tokens=special, initial_alphabet=kept, limit_alphabet=len(kept),
+        max_token_length=LONGEST_PIECE, show_progress=False,
     )  # fmt: skip
     backend.train_from_iterator(texts, trainer)
     counts: Counter[str] = Counter()
-    for encoding in backend.encode_batch_fast(list(texts)):
-        counts.update(encoding.tokens)
+    for start in range(0, len(texts), 1000):  # encodings take more memory than their texts
+        for encoding in backend.encode_batch_fast(list(texts[start : start + 1000])):
+            counts.update(encoding.tokens)
     pieces = sorted(set(backend.get_vocab()) - set(special), key=lambda piece: (-counts[piece], piece))
     # A piece that serves only to merge others counts a half.
     weights = [(piece, math.log(max(counts[piece], 0.5) / counts.total())) for piece in pieces]
