@@ -128,8 +128,8 @@ def limits(manifest: Manifest) -> str:
     needs = ""
     if manifest.quantization.get("profile") == DOT_PRODUCT:
         needs = """
-- Of the profile dot-product: for processors with VNNI, AMX or ARM's dot product. On others its sums saturate: there
-  flashranker refuses it, and other runtimes give wrong scores."""
+- Of the profile dot-product: for processors with VNNI, AMX or ARM's dot product. On others its sums saturate:
+  flashranker takes a slower kernel there, and other runtimes give wrong scores."""
     return f"""## Limits
 
 - Trained and measured on the data named above: on other domains or languages, measure first.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnxruntime
+from flashranker.processor import saturates
+from flashranker.session import WIDE_SUMS
 from flashranker.threads import available_threads
 from onnx import TensorProto, helper, numpy_helper
 
@@ -65,6 +67,8 @@ def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if saturates():
+        options.add_session_config_entry(WIDE_SUMS, "1")  # what a model of the profile dot-product is run with
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -40,9 +40,11 @@ def quantize_int8(
 ) -> dict[str, Any]:
     """Writes an int8 graph from the lowest rung that ranks as fp32 does and fits, or else the best one.
 
-    1. ORT's dynamic quantization: 7-bit weights per channel, 8-bit activations with one scale a pair.
+    1. ORT's dynamic quantization: weights per channel, portable ones of 7 bits, 8-bit activations with one scale a
+       pair.
     2. Activations smoothed by the factor that measured best, their few widest channels multiplied in fp32 where that
-       pays; 8-bit weights kept from saturating in pairs, rounded with error compensation; biases corrected.
+       pays; 8-bit weights, portable ones kept from saturating in pairs, rounded with error compensation; biases
+       corrected.
     3. Layers that disturb the logits most for the time they save are multiplied in fp32, as few as needed, up
        to all. Their weights stay stored as int8, so this costs time and no bytes.
     4. The worst of those are stored as fp16 too, as few as needed and as many as the limit allows.

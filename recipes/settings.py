@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flashranker.artifact import SHORTEST_LENGTH, replaceable
-from flashranker.processor import DOT_PRODUCT, PORTABLE, PROFILES, saturates
+from flashranker.processor import PORTABLE, PROFILES
 
 from recipes.command import setting
 from training.backbone import BUILTIN, resolve_model
@@ -55,8 +55,8 @@ class MeasuringConfig:
     )
     profile: str = setting(
         PORTABLE,
-        "processors that int8 is for: portable (all), or dot-product (VNNI, AMX or ARM's dot product alone, where "
-        "weights may use all 8 bits; flashranker refuses the others)",
+        "processors that int8 is for: portable (all), or dot-product (VNNI, AMX, ARM's dot product: weights of all 8 "
+        "bits; elsewhere flashranker needs a slower kernel, and other runtimes rank wrongly)",
         choices=PROFILES,
     )
     threads: int = setting(0, "threads for PyTorch; 0 leaves the choice to it")
@@ -196,11 +196,6 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
         )
     if training and training.false_negative_margin is not None and not isfinite(training.false_negative_margin):
         raise InputError(f"--false_negative_margin is {training.false_negative_margin}: expected a number of logits")
-    if config.profile == DOT_PRODUCT and saturates():
-        raise InputError(
-            f"--profile {DOT_PRODUCT} can't be measured here: this processor's int8 sums saturate; expected one with "
-            f"VNNI, AMX or ARM's dot product, or --profile {PORTABLE}"
-        )
     if not 0 < config.test_share <= LARGEST_TEST_SHARE:
         raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
     if training and training.trim_vocabulary:

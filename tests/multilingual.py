@@ -33,7 +33,7 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
 @cache
 def _model() -> str:
-    """tokenizer.json of a Unigram model: each character of the sentences, and the parts of words that save the most.
+    """tokenizer.json of a Unigram model: each character of the sentences, repeated parts of words, and short ones.
 
     `UnigramTrainer` is not used: from the same text it makes another vocabulary in every process.
     """
@@ -45,7 +45,8 @@ def _model() -> str:
     counts = Counter(word[first:last] for word in words for first in range(len(word))
                      for last in range(first + 1, min(first + 8, len(word)) + 1))  # fmt: skip
     characters = sorted(part for part in counts if len(part) == 1)
-    parts = sorted(set(counts) - set(characters), key=lambda part: (-counts[part] * len(part), part))[:150]
+    repeated = [part for part in counts if len(part) > 1 and (counts[part] > 1 or len(part) <= 3)]
+    parts = sorted(repeated, key=lambda part: (-counts[part] * len(part), part))[:400]
     total = sum(counts[part] for part in characters + parts)
     pieces = [(part, math.log(counts[part] / total)) for part in characters + parts]
     made.model = models.Unigram([(special, 0.0) for special in SPECIAL] + pieces, unk_id=SPECIAL.index("<unk>"))

@@ -103,7 +103,8 @@ def test_manifest_and_card_say_which_first_stage_it_was(
 ) -> None:
     output = tmp_path / "tiny"
     options = ["--first_stage", "dense", "--retriever", str(bi_encoder), "--gate", "report"]
-    assert distil(output, *options) == 0
+    assert distil(output, *options, "--profile", "dot-product") == 0
+    assert read_manifest(output).quantization["profile"] == "dot-product"
     lineage, name = read_manifest(output).lineage, f"dense ({bi_encoder})"
     assert [lineage[part]["first stage"] for part in ("data", "measured on")] == [name, name]
     assert (output / "README.md").read_text(encoding="utf-8").count(f"- first stage: {name}") == 2

@@ -1,4 +1,4 @@
-"""Profiles: what a processor may run, and what an export for one of them may write."""
+"""Profiles: which processors sum exactly, and which models ask those that do not for another kernel."""
 
 import re
 import shutil
@@ -9,13 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from flashranker import ArtifactError, Reranker
+from flashranker import Reranker, loading, session
 from flashranker.artifact import list_files, read_manifest, write_manifest
-from flashranker.processor import _PRODUCT, DOT_PRODUCT, PORTABLE, require_exact, saturates
+from flashranker.processor import _PRODUCT, DOT_PRODUCT, PORTABLE, saturates
 
 from export.card import make_card
-from recipes import settings
-from recipes.distill import main as distill
 
 
 def flags() -> set[str]:
@@ -38,34 +36,39 @@ def test_a_processor_saturates_unless_it_has_vnni() -> None:
     assert saturates() == (not flags() & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
-def test_a_model_is_refused_where_its_sums_saturate(tmp_path: Path) -> None:
-    for profile, saturating in ((PORTABLE, True), (PORTABLE, False), (DOT_PRODUCT, False)):
-        require_exact(profile, saturating, tmp_path)
-    with pytest.raises(ArtifactError, match="int8 sums saturate: expected one with VNNI"):
-        require_exact(DOT_PRODUCT, True, tmp_path)
-    with pytest.raises(ArtifactError, match="is of the profile 'sme', expected portable or dot-product: upgrade"):
-        require_exact("sme", False, tmp_path)
+def test_only_weights_that_may_saturate_ask_for_wide_sums(
+    tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, opened = [], session._open
 
+    def open_watched(path: Path, wide_sums: bool) -> onnxruntime.InferenceSession:
+        asked.append(wide_sums)
+        return opened(path, wide_sums)
 
-def test_the_manifest_says_what_is_asked_of_the_processor(tiny_artifact: Path, tmp_path: Path) -> None:
+    monkeypatch.setattr(session, "_open", open_watched)
     folder = shutil.copytree(tiny_artifact, tmp_path / "artifact")
     manifest = read_manifest(folder)
-    for profile in (DOT_PRODUCT, "sme"):
-        write_manifest(folder, replace(manifest, quantization={"profile": profile}, files=list_files(folder)))
-        if profile == DOT_PRODUCT and not saturates():
-            assert len(Reranker(folder).score("a", ["b"])) == 1
-        else:
-            with pytest.raises(ArtifactError, match="profile"):
-                Reranker(folder)
+    for saturating in (True, False):
+        monkeypatch.setattr(loading, "saturates", lambda saturating=saturating: saturating)
+        for quantization in ({}, {"profile": PORTABLE}, {"profile": DOT_PRODUCT}):
+            write_manifest(folder, replace(manifest, quantization=quantization, files=list_files(folder)))
+            Reranker(folder)
+        Reranker(folder, foreign=True)
+    assert asked == [False, False, True, True, False, False, False, False]
+
+
+def test_wide_sums_are_an_option_of_the_session(tiny_artifact: Path) -> None:
+    for wide in (False, True):
+        opened = session._open(tiny_artifact / "onnx/model.onnx", wide)
+        try:
+            found = opened.get_session_options().get_session_config_entry(session.WIDE_SUMS)
+        except RuntimeError:  # what onnxruntime says of an entry that is not set
+            found = "0"
+        assert found == str(int(wide))
+
+
+def test_the_card_names_the_processors(tiny_artifact: Path) -> None:
+    manifest = read_manifest(tiny_artifact)
     for profile, needed in ((PORTABLE, False), (DOT_PRODUCT, True)):
         card = make_card(replace(manifest, quantization={"profile": profile}))
         assert ("other runtimes give wrong scores" in card) == needed
-
-
-def test_a_profile_that_cannot_be_measured_is_refused_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(settings, "saturates", lambda: True)  # a processor that is not at hand
-    assert distill(["--profile", "dot-product", "--data", "nowhere", "--output", str(tmp_path / "artifact")]) == 2
-    assert "--profile dot-product can't be measured here" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

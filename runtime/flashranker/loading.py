@@ -13,7 +13,7 @@ from flashranker.artifact import MANIFEST_NAME, MODEL_NAME, TOKENIZER_NAME, Mani
 from flashranker.errors import ArtifactError
 from flashranker.foreign import describe_foreign
 from flashranker.pairs import load_tokenizer
-from flashranker.processor import DOT_PRODUCT, PORTABLE, require_exact, saturates
+from flashranker.processor import PORTABLE, saturates
 from flashranker.session import engine_version, load_model
 
 if TYPE_CHECKING:
@@ -36,24 +36,23 @@ class Loaded:
 def load_folder(folder: Path, foreign: bool) -> Loaded:
     """Open an artifact folder, after checking the hashes of all its files, or a `foreign` one, which states none.
 
-    Raises ModelNotFoundError or ArtifactError (FormatError for another format version), also where the processor can't
-    run the model's profile exactly.
+    Raises ModelNotFoundError or ArtifactError (FormatError for another format version).
     """
     if foreign:
         model, manifest = describe_foreign(folder)
-        return _loaded(manifest, folder / TOKENIZER_NAME, model)
+        return _loaded(manifest, folder / TOKENIZER_NAME, model, bounded=False)
     manifest = read_manifest(folder)
     for name in (MODEL_NAME, TOKENIZER_NAME):
         if name not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST_NAME} lists no {name}, expected it: export the artifact again")
     verify_files(folder, manifest)
-    profile = manifest.quantization.get("profile", PORTABLE)
-    require_exact(profile, profile == DOT_PRODUCT and saturates(), folder)
-    loaded = _loaded(manifest, folder / TOKENIZER_NAME, folder / MODEL_NAME)
+    bounded = manifest.quantization.get("profile", PORTABLE) == PORTABLE
+    loaded = _loaded(manifest, folder / TOKENIZER_NAME, folder / MODEL_NAME, bounded)
     if read_manifest(folder) != manifest:
         raise ArtifactError(f"{folder} was replaced while it was read, expected it to stay: load it again")
     return loaded
 
 
-def _loaded(manifest: Manifest, tokenizer: Path, model: Path) -> Loaded:
-    return Loaded(manifest, load_tokenizer(tokenizer), load_model(model), engine_version())
+def _loaded(manifest: Manifest, tokenizer: Path, model: Path, bounded: bool) -> Loaded:
+    logit = load_model(model, wide_sums=not bounded and saturates())
+    return Loaded(manifest, load_tokenizer(tokenizer), logit, engine_version())

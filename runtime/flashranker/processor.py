@@ -1,19 +1,16 @@
-"""Whether this processor's int8 products are exact, and so whether it may run a model made for such ones.
+"""Whether this processor's int8 products are exact, or need another kernel to be so.
 
 AVX2, and AVX-512 without VNNI, multiply unsigned activations with signed weights two at a time and add both products
 in 16 bits, which saturate. VNNI, AMX and ARM's dot product add in 32. A model of the portable profile bounds its
-weights so that no sum saturates anywhere; one of the profile dot-product uses all 8 bits, and would rank wrongly on the
-former.
+weights so that no sum saturates anywhere; one of the profile dot-product uses all 8 bits, and so may any folder of
+another tool: on the former processors those take a slower kernel.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
-
-from flashranker.errors import ArtifactError
 
 PORTABLE, DOT_PRODUCT = "portable", "dot-product"
 PROFILES = [PORTABLE, DOT_PRODUCT]
@@ -37,16 +34,3 @@ def saturates() -> bool:
     inputs = {"a": np.full((8, 64), 255, np.uint8), "b": np.full((64, 32), 127, np.int8)}
     (products,) = session.run(None, inputs)
     return bool((products != 64 * 255 * 127).any())
-
-
-def require_exact(profile: object, saturating: bool, folder: Path) -> None:
-    """Raises ArtifactError where a processor whose sums saturate, or not, can't run a model of that profile."""
-    if profile not in PROFILES:
-        raise ArtifactError(
-            f"{folder} is of the profile {profile!r}, expected {' or '.join(PROFILES)}: upgrade flashranker to read it"
-        )
-    if profile == DOT_PRODUCT and saturating:
-        raise ArtifactError(
-            f"{folder} is of the profile {DOT_PRODUCT}, and this processor's int8 sums saturate: expected one with "
-            f"VNNI, AMX or ARM's dot product; export with --profile {PORTABLE} to run it here"
-        )
