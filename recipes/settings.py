@@ -208,8 +208,8 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
     if base == SCRATCH and training and (training.layers or training.trim_vocabulary):
         raise InputError(f"--base {base} has a size and words of its own: leave out --layers and --trim_vocabulary")
     if base != SCRATCH:
-        depth = layers_of(resolve_model(base))
-        if training and training.layers is not None and depth:
+        folder = resolve_model(base)
+        if training and training.layers is not None and (depth := layers_of(folder)):
             check_layers(training.layers, depth, base)
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")

@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def test_a_run_file_is_measured_as_ir_measures_does(measure: Evaluate, tmp_path:
     results = measure(
         tmp_path / "a.run", "--data", write_data(tmp_path / "data", grades, candidates), "--measures", *names
     )
+    assert results["models"]["a"]["sha256"] == sha256((tmp_path / "a.run").read_bytes()).hexdigest()
     parsed = [ir_measures.parse_measure(name) for name in names]
     for name, path in (("a", tmp_path / "a.run"), ("first stage", tmp_path / "out/runs/data.first-stage.trec")):
         for metric in ir_measures.iter_calc(parsed, grades, ir_measures.read_trec_run(str(path))):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,9 +82,11 @@ def test_info_reads_what_distill_writes(tiny_artifact: Path, tmp_path: Path, cap
         "fp32": {"MRR@10": {"mean": 0.5, "low": 0.4, "high": 0.6, "queries": 50}},
         "int8": {"MRR@10": {"mean": 0.62, "low": 0.5, "high": 0.7, "queries": 400}},
     }
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), lineage=lineage, metrics=metrics))
+    made = {"lineage": lineage, "metrics": metrics, "quantization": {"profile": "dot-product"}}
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), **made))
     assert main(["info", str(folder)]) == 0
     shown = capsys.readouterr().out
+    assert re.search(r"^profile: +dot-product$", shown, re.MULTILINE)
     assert "MRR@10 0.5000 (50 queries)" in shown
     assert "MRR@10 0.6200 (400 queries)" in shown
     assert "licence Apache-2.0, name builtin, start 6 layers" in shown

@@ -24,6 +24,7 @@ from flashranker.cache import ScoreCache
 from flashranker.cascade import Cascade
 from flashranker.errors import FlashRankerError, InputError
 from flashranker.inputs import check_count
+from flashranker.processor import PORTABLE
 from flashranker.reranker import LONG, Hit, Reranker
 from flashranker.server.options import add_options
 
@@ -78,6 +79,7 @@ def _info(arguments: argparse.Namespace) -> None:
         "name": manifest.name, "tier": manifest.tier, "model bytes": size, "max_length (tokens)": manifest.max_length,
         "format version": manifest.format_version, "command": manifest.command, "seed": manifest.seed,
         "quantization": manifest.quantization.get("rung", "not stated"),
+        "profile": manifest.quantization.get("profile", PORTABLE),
     }  # fmt: skip
     for part, stated in manifest.lineage.items():
         facts[part] = (

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 WIDE_SUMS = "session.x64quantprecision"  # onnxruntime's name for kernels that add int8 products in 32 bits
 
 
-def load_model(path: Path, wide_sums: bool = False) -> Callable[[dict[str, np.ndarray]], float]:
+def load_model(path: Path, wide_sums: bool) -> Callable[[dict[str, np.ndarray]], float]:
     """Open the model and return its function from one pair's inputs, int64 (1, length), to its logit.
 
     That function may be called from several threads at once. Both raise ArtifactError: this one if the file
     is no cross-encoder of the contract, the function if the model fails or gives no finite number.
-    `wide_sums` is for weights of 8 bits on a processor that `saturates`: exact, and a tenth slower there.
+    `wide_sums` is for weights of 8 bits on a processor that `saturates`: exact there, and slower.
     """
     session = _open(path, wide_sums)
     names = [node.name for node in session.get_inputs()]
