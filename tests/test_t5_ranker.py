@@ -1,7 +1,6 @@
 """T5 encoders that rank: T5's own states, RankT5's prompt in every tokenizer's hands, and what starts from nothing."""
 
 import json
-import math
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -170,8 +169,6 @@ def test_common_words_are_one_piece_and_unknown_characters_are_no_word() -> None
     texts = ["the metadata of a file"] * 50 + ["metadata between a window and the door"] * 20 + ["zebra", "quartz"]
     tokenizer = train_tokenizer(texts, 64)
     assert tokenizer.tokenize("The metadata of a file") == ["▁the", "▁metadata", "▁of", "▁a", "▁file"]
-    weights = dict(json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"])
-    assert weights["▁metadata"] - weights["▁of"] == pytest.approx(math.log(70 / 50))
     assert "".join(tokenizer.tokenize("zebras")) == "▁zebras"
     assert tokenizer("窓").input_ids[-2:] == [tokenizer.unk_token_id, tokenizer.eos_token_id]
     assert len(tokenizer) <= 64
