@@ -1,7 +1,6 @@
 """T5 students: any T5, FLAN-T5 or mT5 checkpoint as RankT5's encoder, or a small one that starts from nothing."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,8 +101,7 @@ def scratch_student(texts: Sequence[str], cache: Path) -> tuple[T5Ranker, PreTra
 def train_tokenizer(texts: Sequence[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """T5's kind of tokenizer (Unigram over words that begin with a mark), lower-casing, made from the texts alone.
 
-    Its pieces are those of byte-pair encoding (Sennrich et al., 2016), weighed by the logarithm of how often that
-    writes each. The library's `UnigramTrainer` makes another vocabulary in every process, and drops common words: the
+    Its pieces are those of byte-pair encoding (Sennrich et al., 2016), of which a word takes as few as it can. The library's `UnigramTrainer` makes another vocabulary in every process, and drops common words: the
     texts of `pydocs` become two fifths longer, and "metadata" two pieces.
     """
     backend = Tokenizer(models.BPE())
@@ -124,13 +122,8 @@ def train_tokenizer(texts: Sequence[str], size: int = VOCABULARY) -> PreTrainedT
         max_token_length=LONGEST_PIECE, show_progress=False,
     )  # fmt: skip
     backend.train_from_iterator(texts, trainer)
-    counts: Counter[str] = Counter()
-    for start in range(0, len(texts), 1000):  # encodings take more memory than their texts
-        for encoding in backend.encode_batch_fast(list(texts[start : start + 1000])):
-            counts.update(encoding.tokens)
-    pieces = sorted(set(backend.get_vocab()) - set(special), key=lambda piece: (-counts[piece], piece))
-    # A piece that serves only to merge others counts a half.
-    weights = [(piece, math.log(max(counts[piece], 0.5) / counts.total())) for piece in pieces]
+    # Equal weights: a word is written in as few pieces as there can be.
+    weights = [(piece, -1.0) for piece in sorted(set(backend.get_vocab()) - set(special))]
     backend.model = models.Unigram([(name, 0.0) for name in special] + weights, unk_id=special.index("<unk>"))
     backend.add_special_tokens(special)
     backend.post_processor = processors.TemplateProcessing(
