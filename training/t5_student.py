@@ -101,8 +101,9 @@ def scratch_student(texts: Sequence[str], cache: Path) -> tuple[T5Ranker, PreTra
 def train_tokenizer(texts: Sequence[str], size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """T5's kind of tokenizer (Unigram over words that begin with a mark), lower-casing, made from the texts alone.
 
-    Its pieces are those of byte-pair encoding (Sennrich et al., 2016), of which a word takes as few as it can. The library's `UnigramTrainer` makes another vocabulary in every process, and drops common words: the
-    texts of `pydocs` become two fifths longer, and "metadata" two pieces.
+    Its pieces are those of byte-pair encoding (Sennrich et al., 2016), of which a word takes as few as it can. The
+    library's `UnigramTrainer` makes another vocabulary in every process, and drops common words: the texts of
+    `pydocs` become two fifths longer, and "metadata" two pieces.
     """
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.Sequence(
