@@ -1,15 +1,18 @@
 """Text to model inputs, against transformers' own tokenization of pairs with truncation "only_second"."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import WORDS
 from flashranker.errors import ArtifactError, InputError
 from flashranker.inputs import encodable
 from flashranker.pairs import frame_query, join, load_tokenizer
+from flashranker.words import LONGEST_KEPT, passage_reader, split, token_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import RobertaProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -94,3 +97,94 @@ def test_a_tokenizer_that_joins_no_pairs_is_refused(tmp_path: Path) -> None:
     Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ArtifactError, match="post_processor"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+# What a word may be next to, and what it may be made of: blanks of all kinds, marks, controls, accents by themselves.
+pieces = st.sampled_from([
+    *WORDS, "River", "ZEBRA", "na\u00efve", "na\u0131ve", "\u00df\u0130", "\u65e5\u672c", "\u0301", "\u0338", "=", "!",
+    "[", "]", "[SEP]", "[sep]", "SEP", "\u2019", "\u2014", "_", " ", "\t", "\n", "\r", "\x0b", "\x0c", "\x1c", "\x7f",
+    "\x00", "\x85", "\xa0", "\u2003", "\u200d", "\ufffd", "\ud800", "\U0001f600",
+])  # fmt: skip
+mixed = st.lists(pieces | st.characters(), max_size=40).map("".join)
+
+
+def bert(special: Sequence[str] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), **settings: bool) -> Tokenizer:
+    """A tokenizer of BERT's kind whose vocabulary is the tests' words, their letters, and pieces of the odd ones."""
+    odd = set("RZEBASP=![]_\u00ef\u00df\u65e5\u2019\u2014\u0301\u0338")
+    letters = sorted({letter for word in WORDS for letter in word} | odd)
+    listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
+    made = Tokenizer(models.WordPiece({token: i for i, token in enumerate(dict.fromkeys(listed))}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(**settings)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(list(special))
+    return made
+
+
+def count_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that the tokenizer itself is given from now on."""
+    asked: list[str] = []
+    by_itself: Callable = token_ids
+
+    def watched(tokenizer: Tokenizer, passage: str) -> object:
+        asked.append(passage)
+        return by_itself(tokenizer, passage)
+
+    monkeypatch.setattr("flashranker.words.token_ids", watched)
+    return asked
+
+
+READ = [(made, passage_reader(made)) for made in (bert(), bert(lowercase=False), bert(strip_accents=False))]
+
+
+@settings(max_examples=500, deadline=None)
+@given(passages=st.lists(mixed | words, min_size=1, max_size=3))
+def test_passages_read_by_words_have_the_ids_of_the_tokenizer(passages: list[str]) -> None:
+    for tokenizer, read in READ:
+        assert [read(passage).tolist() for passage in passages] == [
+            token_ids(tokenizer, one).tolist() for one in passages
+        ]
+
+
+def test_a_word_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = bert()
+    asked = count_texts(monkeypatch)
+    read = passage_reader(tokenizer)
+    river, time = (tokenizer.token_to_id(word) for word in ("river", "time"))
+    assert read("river time, river").tolist()[:2] == [river, time]
+    assert read("time River").tolist() == [time, river]
+    assert read("River, river").tolist()[::2] == [river, river]
+    assert asked == ["river [PAD] time [PAD] ,", "River"]
+
+
+def test_very_long_words_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = count_texts(monkeypatch)
+    read, word = passage_reader(bert()), "a" * (LONGEST_KEPT + 1)
+    assert read(word).tolist() == read(word).tolist()
+    assert asked == [word, word]
+
+
+def test_the_words_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashranker.words.WORDS_KEPT", 2)
+    asked = count_texts(monkeypatch)
+    read = passage_reader(bert())
+    for passage in ("river", "time", "bread", "stone river"):
+        read(passage)
+    read("river")  # gone when "stone" came, as there were three
+    assert asked == ["river", "time", "bread", "stone", "river"]
+
+
+def test_what_a_normalized_added_token_may_match_is_left_to_the_tokenizer() -> None:
+    tokenizer = bert()
+    tokenizer.add_tokens([AddedToken("River Time", normalized=True)])  # found in "river time", once lower case
+    assert passage_reader(tokenizer)("bread RIVER time").tolist() == token_ids(tokenizer, "bread RIVER time").tolist()
+
+
+def test_an_added_token_that_words_become_separates_none() -> None:
+    tokenizer = bert(special=["river"])
+    passage = "bread RIVER time"
+    assert passage_reader(tokenizer)(passage).tolist() == token_ids(tokenizer, passage).tolist()
+
+
+def test_split_gives_one_part_more_than_separators() -> None:
+    parts = split(np.array([9, 1, 2, 9, 9, 3]), 9)
+    assert [np.frombuffer(part, np.int64).tolist() for part in parts] == [[], [1, 2], [], [3]]

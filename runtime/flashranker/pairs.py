@@ -10,6 +10,7 @@ import numpy as np
 
 from flashranker.errors import ArtifactError, InputError
 from flashranker.inputs import encodable
+from flashranker.words import token_ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -71,7 +72,7 @@ def join(tokenizer: Tokenizer, frame: Frame, passage: str) -> tuple[dict[str, np
 
     The same as `tokenizer.encode(query, passage)` with truncation "only_second", of the query's frame.
     """
-    ids = passage_ids(tokenizer, passage)
+    ids = token_ids(tokenizer, passage)
     return framed(frame, ids[: frame.room]), len(ids) > frame.room
 
 
@@ -87,13 +88,6 @@ def windows(ids: np.ndarray, room: int) -> list[np.ndarray]:
     count = 1 - (room - len(ids)) // step  # 1 + ceil((len - room) / step)
     last = len(ids) - room
     return [ids[start : start + room] for start in (last * i // (count - 1) for i in range(count))]
-
-
-def passage_ids(tokenizer: Tokenizer, passage: str) -> np.ndarray:
-    """Token ids of a passage, int64 (tokens,), without special tokens."""
-    # A batch of one, because it lets other Python threads go on meanwhile and skips the character offsets.
-    (tokens,) = tokenizer.encode_batch_fast([encodable(passage)], add_special_tokens=False)
-    return np.array(tokens.ids, np.int64)
 
 
 def framed(frame: Frame, ids: np.ndarray) -> dict[str, np.ndarray]:

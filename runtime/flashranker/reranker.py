@@ -17,9 +17,10 @@ from flashranker.errors import InputError
 from flashranker.guard import Guard
 from flashranker.inputs import Request, check_count, check_request, check_requests
 from flashranker.loading import load_folder
-from flashranker.pairs import frame_query, framed, passage_ids, windows
+from flashranker.pairs import frame_query, framed, windows
 from flashranker.pool import Pool
 from flashranker.threads import available_threads
+from flashranker.words import passage_reader
 
 LONG = ("cut", "maxp")
 Scores = tuple[np.ndarray, np.ndarray]  # logits float32 (n,), and which passages were cut, bool (n,)
@@ -81,6 +82,7 @@ class Reranker:
         loaded = load_folder(Path(model), foreign)
         self.manifest = loaded.manifest
         self._tokenizer, self._logit = loaded.tokenizer, loaded.logit
+        self._read = passage_reader(loaded.tokenizer)
         longest = self.manifest.max_length
         self._max_length = (
             longest if max_length is None else check_count(max_length, "max_length", SHORTEST_LENGTH, longest)
@@ -231,7 +233,7 @@ class Reranker:
     def _passage_ids(self, text: str) -> np.ndarray:
         ids = self._tokens.get(text)
         if ids is None:
-            ids = passage_ids(self._tokenizer, text)
+            ids = self._read(text)
             # In bytes, roughly: a character is one to four.
             self._tokens.put(text, ids, 300 + 2 * len(text) + ids.nbytes)
         return ids
