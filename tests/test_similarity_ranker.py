@@ -3,11 +3,13 @@
 import math
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from conftest import make_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
+from export.cls_graph import export_first_token
 from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig, late_interaction
 from training.student import term_weights
 
@@ -122,6 +124,24 @@ def test_padding_changes_nothing(padding: int) -> None:
     ranker.classifier.weight.normal_()
     expected = ranker(**pair(QUERY, PASSAGE)).logits
     torch.testing.assert_close(ranker(**pair(QUERY, PASSAGE, padding)).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_all_words_of_a_query_count_next_to_shorter_ones_and_in_onnx(tmp_path: Path) -> None:
+    ranker = make_ranker()
+    ranker.term_weight.uniform_(1, 9)
+    texts = [(QUERY, PASSAGE), (OTHER_QUERY, PASSAGE), ([2, *range(10, 24), 3], [40, 3])]
+    alone = torch.cat([ranker(**pair(*text)).logits for text in texts])
+    longest = max(len(query) + len(passage) for query, passage in texts)
+    each = [pair(query, passage, longest - len(query) - len(passage)) for query, passage in texts]
+    together = {name: torch.cat([one[name] for one in each]) for name in each[0]}
+    torch.testing.assert_close(ranker(**together).logits, alone, atol=1e-5, rtol=1e-5)
+
+    make_tokenizer(tmp_path)
+    ranker.save_pretrained(tmp_path)
+    session = onnxruntime.InferenceSession(export_first_token(tmp_path, tmp_path / "m.onnx").path)
+    (found,) = session.run(None, {name: values.numpy() for name, values in together.items()})
+    torch.testing.assert_close(torch.from_numpy(found), alone, atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()

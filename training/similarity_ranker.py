@@ -70,7 +70,9 @@ class SimilarityRanker(BertPreTrainedModel):
         passage = types.to(real.dtype) * real
         state = self.encode(input_ids, mask, types)
         query = real - passage
-        logit = read_together(self, state, query, passage, self.term_weight[input_ids].relu() * query)
+        first = slice(longest(query))
+        terms = self.term_weight[input_ids[:, first]].relu() * query[:, first]
+        logit = read_together(self, state, query, passage, terms)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
     def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
@@ -108,13 +110,14 @@ def read_together(ranker: Any, state: Tensor, query: Tensor, passage: Tensor, te
     """Cosine of the means and late interaction of pairs read together, (batch,).
 
     Args: what has the learned weights; last states (batch, length, h); how much each token counts in the means of
-    query and passage, 0 outside of them, (batch, length) each; and in late interaction, (batch, length).
+    query and passage, 0 outside of them, (batch, length) each; and in late interaction, (batch, n) for the first n
+    tokens, among which are all of the query.
     """
     direction = normalize(state, dim=2)
     # Not a product with a vector: a quantizer would round it.
     cosine = (mean(state, query) * mean(state, passage) * ranker.dimension_weight).sum(dim=1)
     with exact(state):
-        cosines = direction @ direction.transpose(1, 2)
+        cosines = direction[:, : terms.shape[1]] @ direction.transpose(1, 2)
     return cosine + ranker.late_scale * late_interaction(cosines, terms, passage)
 
 
@@ -137,9 +140,18 @@ def late_interaction(cosines: Tensor, weight: Tensor, present: Tensor) -> Tensor
     return (best * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1e-6)
 
 
+def longest(query: Tensor) -> Tensor:
+    """How many tokens the longest query of a batch has; `query` is (batch, length), 1 at its tokens, which come first.
+
+    A tensor, so that an exported graph computes it anew.
+    """
+    return query.sum(dim=1).max().long()
+
+
 def mean(state: Tensor, weight: Tensor) -> Tensor:
     """Mean over the weighted tokens, of norm 1: (batch, length, h) and (batch, length) -> (batch, h)."""
-    total = (state * weight[..., None]).sum(dim=1)
+    with exact(state):
+        total = (weight[:, None] @ state)[:, 0]
     return normalize(total / weight.sum(dim=1, keepdim=True).clamp(min=1.0), dim=1)
 
 

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
 from training.first_stage import K1, B
-from training.similarity_ranker import CLOSED, COSINE_SCALE, LATE_SCALE, read_apart, read_together
+from training.similarity_ranker import CLOSED, COSINE_SCALE, LATE_SCALE, longest, read_apart, read_together
 
 EXACT_SCALE = 16.0
 USUAL_LENGTH = 64.0  # tokens of a passage; BM25 takes the corpus's mean
@@ -88,9 +88,11 @@ class T5Ranker(T5PreTrainedModel):
         passage = ((ends.cumsum(dim=1) - ends) > 0).to(real.dtype) * real
         state = self.encode(input_ids, mask, passage)
         weight = self.term_weight[input_ids].relu()
-        terms = weight * (real - passage)
-        logit = read_together(self, state, terms, weight * passage, terms)
-        same = (input_ids[:, :, None] == input_ids[:, None, :]).to(real.dtype)
+        query = real - passage
+        first = slice(longest(query))
+        terms = (weight * query)[:, first]
+        logit = read_together(self, state, weight * query, weight * passage, terms)
+        same = (input_ids[:, first, None] == input_ids[:, None, :]).to(real.dtype)
         logit = logit + self.exact_scale * exact_match(same, terms, passage)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
