@@ -44,6 +44,12 @@ def half_sent(url: str, body: Mapping[str, Any], path: str = "/rerank") -> tuple
     return connection, content[-1:]
 
 
+def post(url: str, body: Any, path: str = "/rerank", **headers: str) -> httpx.Response:
+    """The answer to a body, JSON or bytes as they are."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(f"{url}{path}", content=content, headers=JSON | headers, timeout=30)
+
+
 def counted(url: str, name: str) -> float:
     """A counter of /metrics, summed over its labels."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()

@@ -103,6 +103,8 @@ def test_a_newer_format_is_told_from_a_broken_one(folder: Path) -> None:
         ({"seed": True}, "seed"),
         ({"calibration": {"a": 1}}, "calibration"),
         ({"calibration": {"a": -1, "b": 0}}, "calibration"),
+        ({"calibration": {"a": 10**400, "b": 0}}, "calibration"),
+        ({"calibration": {"a": 1, "b": float("inf")}}, "calibration"),
         ({"files": {"x": {"bytes": "3", "sha256": "0" * 64}}}, "SHA-256"),
         ({"files": {"x": None}}, "SHA-256"),
     ],
@@ -122,6 +124,8 @@ def test_a_manifest_that_is_no_json_object_is_an_artifact_error(folder: Path, co
 
 
 def test_a_missing_folder_is_told_from_a_folder_without_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no artifact folder"):
+        read_manifest("x" * 5000)  # longer than a name may be
     with pytest.raises(ModelNotFoundError, match="no artifact folder"):
         read_manifest(tmp_path / "nowhere")
     with pytest.raises(ArtifactError, match="no readable"):

@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import WORDS
-from flashranker import CacheError, InputError, Reranker, ScoreCache
+from flashranker import CacheError, InputError, Reranker, ScoreCache, guard
 from flashranker.cache import Recent, score_key
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,6 +197,32 @@ def test_a_child_forked_while_other_threads_work_does_not_hang(tiny_artifact: Pa
         assert statuses == [0] * 8, statuses
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+
+
+def test_no_lock_is_made_while_a_fork_holds_them_all() -> None:
+    """It would change what is gone through, and the exceptions of such hooks are printed and forgotten."""
+    guard._hold()
+    thread = threading.Thread(target=guard.Guard)
+    try:
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+    finally:
+        guard._release()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_other_weights_beside_a_foreign_graph_are_another_model(tiny_artifact: Path, tmp_path: Path) -> None:
+    names = {}
+    for content in (b"first", b"other"):
+        folder = tmp_path / content.decode()
+        folder.mkdir()
+        shutil.copyfile(tiny_artifact / "tokenizer.json", folder / "tokenizer.json")
+        shutil.copyfile(tiny_artifact / "onnx/model.onnx", folder / "model.onnx")
+        (folder / "model.onnx_data").write_bytes(content)
+        names[content] = Reranker(folder, foreign=True)._key
+    assert names[b"first"] != names[b"other"]
 
 
 def test_threads_share_a_cache(cache: ScoreCache) -> None:

@@ -54,7 +54,7 @@ def test_a_query_that_a_later_ranker_refuses_is_refused_before_the_first_runs(
 
 
 def test_bad_settings_are_named(rankers: list[Reranker]) -> None:
-    for given in (rankers[:1], rankers[0], [rankers[0], "nano"]):
+    for given in (rankers[:1], rankers[0], [rankers[0], "nano"], None):
         with pytest.raises(InputError, match="expected two or more Reranker"):
             Cascade(given)  # type: ignore[arg-type]
     for keep in (0, [5, 3], [True], None, 10.0, ["a"]):

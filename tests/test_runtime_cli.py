@@ -72,6 +72,30 @@ def test_info_and_verify_say_what_a_folder_holds(tiny_artifact: Path, capsys: py
     assert "are what the manifest says, the model runs" in capsys.readouterr().out
 
 
+def test_info_shows_whatever_a_manifest_may_hold(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny_artifact, tmp_path / "odd")
+    odd = {"metrics": {"x": 3, "y": {"z": "fine"}}, "gates": [{}, "later"], "lineage": {"base": [1]}}
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), **odd))
+    assert main(["info", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split(": ", 1)[1].strip() for line in shown.splitlines() if line[:2] in ("x:", "y:")] == [
+        "3",
+        "z fine",
+    ]
+    assert "gate: None: FAILED, later" in shown
+
+
+def test_a_missing_extra_of_serve_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.delitem(sys.modules, "flashranker.server.command", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve", "anything"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.endswith('pip install "flashranker[server]"\n')
+
+
 def test_info_reads_what_distill_writes(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = shutil.copytree(tiny_artifact, tmp_path / "distilled")
     lineage = {

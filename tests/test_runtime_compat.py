@@ -98,6 +98,8 @@ def test_bad_requests_are_named(foreign: Path) -> None:
         Ranker("absent", cache_dir=foreign.parent)
     with pytest.raises(InputError, match="max_length is 3"):
         Ranker("flat", foreign.parent, max_length=3)
+    with pytest.raises(InputError, match="the model is None in"):
+        Ranker(None, foreign.parent)  # type: ignore[arg-type]
 
 
 def test_a_foreign_folder_has_the_artifacts_logits_and_must_be_asked_for(foreign: Path, tiny_artifact: Path) -> None:

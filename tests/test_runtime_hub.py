@@ -91,6 +91,8 @@ def test_what_is_not_there_is_named(hub: Hub, tiny_artifact: Path, tmp_path: Pat
         ({"revision": "v9"}, "ModelNotFoundError owner/name at v9 is not on the hub"),
         ({"revision": "c" * 40}, f"ArtifactError owner/name at {'c' * 40} lacks a file of an artifact"),
         ({"repository": "../name"}, "InputError repository is '../name', expected owner/name"),
+        ({"repository": "my--org/name"}, "InputError repository is 'my--org/name', which the hub allows nobody"),
+        ({"repository": "owner/name.git"}, "InputError repository is 'owner/name.git', which the hub allows nobody"),
         ({"revision": " "}, "InputError revision is ' ', expected a branch"),
         ({"revision": 3}, "InputError revision is 3, expected a branch"),
     ):

@@ -1,5 +1,8 @@
 """Long passages: cut, or read in windows of which the best one counts."""
 
+import asyncio
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +27,31 @@ def test_windows_cover_all_tokens_and_overlap_by_a_quarter(length: int, room: in
     # One window fewer could not cover them with that overlap.
     step = room - room // 4
     assert len(parts) == 1 or (len(parts) - 2) * step + room < length
+
+
+def test_a_cancelled_call_stops_between_the_windows_of_a_passage(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranker = Reranker(tiny_artifact, threads=1, max_length=32, long="maxp")
+    ran, begun, run = [], threading.Event(), ranker._logit
+
+    def slow(inputs: dict[str, np.ndarray]) -> float:
+        ran.append(None)
+        begun.set()
+        time.sleep(0.02)
+        return run(inputs)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(ranker.arerank("lock", ["river " * 5000]))  # 238 windows
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    monkeypatch.setattr(ranker, "_logit", slow)
+    asyncio.run(cancel())
+    assert len(ran) < 20
 
 
 def test_maxp_is_the_best_window_and_cut_is_the_first(tiny_artifact: Path) -> None:

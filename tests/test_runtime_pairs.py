@@ -70,6 +70,18 @@ def test_a_quarter_is_kept_for_the_passage_and_a_longer_query_is_refused(both: l
         frame_query(ours, " ".join(["river"] * 22), 32)
 
 
+def test_a_very_long_query_is_refused_before_its_offsets_are_made(both: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = both[0]
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            assert name != "encode"
+            return getattr(ours, name)
+
+    with pytest.raises(InputError, match="has 50000 tokens, expected at most 21"):
+        frame_query(Counting(), "river " * 50_000, 32)
+
+
 def test_a_passage_is_cut_on_its_right_and_only_when_it_must_be(both: list) -> None:
     ours, _ = both[0]
     river, time, bread = (ours.token_to_id(word) for word in ("river", "time", "bread"))
@@ -167,16 +179,32 @@ def test_the_words_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flashranker.words.WORDS_KEPT", 2)
     asked = count_texts(monkeypatch)
     read = passage_reader(bert())
-    for passage in ("river", "time", "bread", "stone river"):
+    for passage in ("river", "time", "bread", "time"):  # "bread" would be the third, so what was there went
         read(passage)
-    read("river")  # gone when "stone" came, as there were three
-    assert asked == ["river", "time", "bread", "stone", "river"]
+    assert asked == ["river", "time", "bread", "time"]
+    read("river solar garden")
+    read("river solar")
+    read("garden")  # the third new word of one passage
+    assert asked[4:] == ["river [PAD] solar [PAD] garden", "garden"]
 
 
 def test_what_a_normalized_added_token_may_match_is_left_to_the_tokenizer() -> None:
     tokenizer = bert()
     tokenizer.add_tokens([AddedToken("River Time", normalized=True)])  # found in "river time", once lower case
     assert passage_reader(tokenizer)("bread RIVER time").tolist() == token_ids(tokenizer, "bread RIVER time").tolist()
+
+
+@pytest.mark.parametrize(
+    ("special", "passage"),
+    [
+        ([" time"], "river\ntime"), (["time "], "river,time,bread"), ([" "], "river,time"),
+        (["[PAD] time"], "river,time"), (["##r"], "time brrr"),
+    ],
+)  # fmt: skip
+def test_added_tokens_with_blanks_or_of_words_inside_are_left_to_the_tokenizer(special: list, passage: str) -> None:
+    tokenizer = bert(special=special)
+    read = passage_reader(tokenizer)
+    assert read(passage).tolist() == token_ids(tokenizer, passage).tolist()
 
 
 def test_an_added_token_that_words_become_separates_none() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from flashranker.errors import InputError
 from flashranker.server.shapes import read_wanted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import JSON, counted, half_sent, serving
+from serving import counted, post, serving
 
 QUERY = "sort list"
 TEXTS = ["river mountain", "python list sort", "open file", "bread and water", "sort a list of letters"]
@@ -35,11 +34,6 @@ def models(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 def url(models: dict[str, Any]) -> Iterator[str]:
     with serving(models) as address:
         yield address
-
-
-def post(url: str, body: Any, path: str = "/rerank", **headers: str) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(f"{url}{path}", content=content, headers=JSON | headers, timeout=30)
 
 
 def test_coheres_client_gets_what_the_library_says(url: str, models: dict[str, Any]) -> None:
@@ -177,55 +171,6 @@ def test_any_body_is_understood_or_refused(body: Any) -> None:
         return
     assert wanted.passages == body["texts" if wanted.shape == "tei" else "documents"]
     assert wanted.top_n == (body.get("top_n") if wanted.shape == "rerank" else None)
-
-
-def test_a_full_server_says_so_at_once_and_serves_those_it_let_in(models: dict[str, Any]) -> None:
-    with serving(models, running=1, waiting=1) as url:
-        body = {"query": QUERY, "texts": TEXTS}
-        held = [half_sent(url, body) for _ in range(2)]
-        while counted(url, "flashranker_requests_waiting") < 2:
-            time.sleep(0.01)
-        refused = post(url, body)
-        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
-        assert "2 requests are here already" in refused.json()["message"]
-        for connection, rest in held:
-            connection.sendall(rest)
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-            connection.close()
-        assert post(url, body).status_code == 200
-
-
-def test_a_request_that_takes_too_long_is_ended_and_the_next_one_served(models: dict[str, Any]) -> None:
-    with serving(models, seconds=0.5, passages=10**6, body_bytes=10**8) as url:
-        connection, _ = half_sent(url, {"query": QUERY, "texts": TEXTS})
-        answer = connection.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 503")
-        assert b"not done within 0.5 s" in answer
-        connection.close()
-        many = post(url, {"query": QUERY, "texts": [f"{number} list" for number in range(200_000)]})
-        assert (many.status_code, many.headers["Retry-After"]) == (503, "1")
-        assert post(url, {"query": QUERY, "texts": TEXTS}).status_code == 200
-        assert counted(url, "flashranker_requests_running") == 0
-
-
-def test_work_for_a_client_that_went_away_is_dropped(models: dict[str, Any]) -> None:
-    with serving(models, passages=10**6, body_bytes=10**8) as url:
-        texts = [f"{number} list" for number in range(300_000)]
-        connection, rest = half_sent(url, {"query": QUERY, "texts": texts})
-        connection.sendall(rest)
-        while counted(url, "flashranker_requests_running") < 1:
-            time.sleep(0.01)
-        connection.close()
-        began = time.monotonic()
-        while counted(url, 'flashranker_requests_total{model="tiny",status="499"}') < 1:
-            assert time.monotonic() - began < 5, "the work goes on although nobody waits for it"
-            time.sleep(0.01)
-        assert counted(url, "flashranker_requests_running") == 0
-        assert counted(url, "flashranker_passages_total") == 0
-        time.sleep(0.2)  # for the pairs that had begun
-        busy = time.process_time()
-        time.sleep(0.5)
-        assert time.process_time() - busy < 0.1
 
 
 def test_keys_are_asked_for_and_never_logged(models: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

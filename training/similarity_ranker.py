@@ -145,7 +145,7 @@ def longest(query: Tensor) -> Tensor:
 
     A tensor, so that an exported graph computes it anew.
     """
-    return query.sum(dim=1).max().long()
+    return (query > 0).sum(dim=1).max()
 
 
 def mean(state: Tensor, weight: Tensor) -> Tensor:

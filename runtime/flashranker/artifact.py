@@ -6,10 +6,10 @@ its size and SHA-256. Unknown keys of a known format version are ignored: a late
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -77,7 +77,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     manifest, no JSON, a field that is missing or of another type).
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path.is_dir raises for a name that is too long
         raise ModelNotFoundError(f"no artifact folder at {str(root)!r}: give the path of a folder that an export wrote")
     path = root / MANIFEST_NAME
     try:
@@ -261,7 +261,8 @@ def _parse(content: Any, path: Path) -> Manifest:
 
     calibration = content["calibration"]
     a, b = calibration.get("a"), calibration.get("b")
-    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in (a, b))
+    # JSON has integers beyond any float.
+    numbers = all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in (a, b))
     require(numbers and a > 0, calibration, "a calibration of finite numbers a and b with a > 0")
 
     files = {}

@@ -20,7 +20,7 @@ class Cascade:
     """
 
     def __init__(self, rankers: Sequence[Reranker], *, keep: int | Sequence[int] = 25) -> None:
-        given = [rankers] if isinstance(rankers, Reranker) else list(rankers)
+        given = list(rankers) if isinstance(rankers, Iterable) else [rankers]
         if len(given) < 2 or not all(isinstance(one, Reranker) for one in given):
             raise InputError(f"rankers is {rankers!r}, expected two or more Reranker, the fastest first: pass a list")
         wanted = keep if isinstance(keep, Sequence) else [keep] * (len(given) - 1)
@@ -39,7 +39,9 @@ class Cascade:
 
     async def arerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """As `Reranker.arerank`."""
-        count = self._checked(query, top_n)
+        import asyncio  # here, and not above: see reranker.py
+
+        count = await asyncio.to_thread(self._checked, query, top_n)  # a long query takes a while to tokenize
         hits = await self.rankers[0].arerank(query, passages)
         for ranker, keep in zip(self.rankers[1:], self.keep, strict=True):
             hits = _reordered(hits, keep, await ranker.arerank(query, [hit.passage for hit in hits[:keep]]))

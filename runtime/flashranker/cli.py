@@ -81,15 +81,11 @@ def _info(arguments: argparse.Namespace) -> None:
         "quantization": manifest.quantization.get("rung", "not stated"),
         "profile": manifest.quantization.get("profile", PORTABLE),
     }  # fmt: skip
-    for part, stated in manifest.lineage.items():
-        facts[part] = (
-            ", ".join(f"{key} {value}" for key, value in stated.items()) if isinstance(stated, dict) else stated
-        )
+    facts |= {part: _in_a_line(stated) for part, stated in manifest.lineage.items()}
     for stage, values in manifest.metrics.items():
-        shown = {name: value["mean"] if isinstance(value, dict) else value for name, value in values.items()}
-        counts = {value["queries"] for value in values.values() if isinstance(value, dict) and "queries" in value}
-        over = f" ({', '.join(map(str, sorted(counts)))} queries)" if counts else ""
-        facts[stage] = ", ".join(f"{name} {value:.4f}" for name, value in shown.items()) + over
+        measured = list(values.values()) if isinstance(values, dict) else []
+        counts = {value["queries"] for value in measured if isinstance(value, dict) and "queries" in value}
+        facts[stage] = _in_a_line(values) + (f" ({', '.join(map(str, sorted(counts)))} queries)" if counts else "")
     if arguments.json:
         print(json.dumps(facts, ensure_ascii=False))
         return
@@ -98,7 +94,17 @@ def _info(arguments: argparse.Namespace) -> None:
     for notice in manifest.notices:
         print(f"notice: {notice}")
     for gate in manifest.gates:
-        print(f"gate: {gate['name']}: {'passed' if gate['passed'] else 'FAILED'}, {gate['message']}")
+        gate = gate if isinstance(gate, dict) else {"message": gate}
+        print(f"gate: {gate.get('name')}: {'passed' if gate.get('passed') else 'FAILED'}, {gate.get('message')}")
+
+
+def _in_a_line(stated: Any) -> str:
+    """A value of the manifest, which may hold any; of a measure its mean."""
+    if not isinstance(stated, dict):
+        return f"{stated:.4f}" if isinstance(stated, float) else str(stated)
+    means = {name: value["mean"] if isinstance(value, dict) and "mean" in value else value
+             for name, value in stated.items()}  # fmt: skip
+    return ", ".join(f"{name} {_in_a_line(value)}" for name, value in means.items())
 
 
 def _verify(arguments: argparse.Namespace) -> None:
@@ -135,8 +141,10 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from flashranker.server.command import serve  # here, and not above: it needs an extra
-
+    try:
+        from flashranker.server.command import serve  # here, and not above: it needs an extra
+    except ImportError as error:
+        raise InputError(str(error)) from error
     serve(arguments, partial(_open_row, arguments))
 
 

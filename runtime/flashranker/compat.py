@@ -38,6 +38,10 @@ class Ranker:
         max_length: int = 512,
         log_level: str = "INFO",
     ) -> None:
+        if not isinstance(model_name, str) or not isinstance(cache_dir, (str, Path)):
+            raise InputError(
+                f"the model is {model_name!r} in {cache_dir!r}, expected a name and a folder: pass strings"
+            )
         folder = Path(cache_dir) / model_name
         longest = check_count(max_length, "max_length", SHORTEST_LENGTH)
         foreign = not (folder / MANIFEST_NAME).is_file()

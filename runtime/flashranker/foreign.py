@@ -5,6 +5,7 @@ They state no hashes and no calibration, so nothing can be verified: a score is 
 
 import json
 import os
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ def describe_foreign(folder: str | os.PathLike[str]) -> tuple[Path, Manifest]:
     ]
     longest = int(min(limit for limit in limits if isinstance(limit, (int, float)) and limit >= SHORTEST_LENGTH))
     files = {MODEL_NAME: file_entry(model), TOKENIZER_NAME: file_entry(tokenizer)}
+    # Weights that the graph keeps in files beside it: other weights are another model, whatever the graph.
+    beside = {*model.parent.glob(f"{escape(model.name)}?*"), *model.parent.glob("*.data")}
+    files |= {f"{MODEL_NAME}_{path.name}": file_entry(path) for path in sorted(beside) if path.is_file()}
     return model, Manifest(
         format_version=FORMAT_VERSION, name=root.resolve().name, tier="foreign", max_length=longest,
         calibration=Calibration(1.0, 0.0), files=files, lineage={}, metrics={}, parity={}, gates=[], quantization={},

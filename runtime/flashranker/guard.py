@@ -15,7 +15,8 @@ class Guard:
     def __init__(self, before_fork: Callable[[], None] | None = None) -> None:
         self._before_fork = before_fork
         self._lock = threading.Lock()
-        _guards.add(self)
+        with _all:
+            _guards.add(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -24,11 +25,13 @@ class Guard:
         self._lock.release()
 
 
+_all = threading.Lock()  # held through a fork too: no guard is made meanwhile, and no other thread forks
 _guards: WeakSet[Guard] = WeakSet()
 _held: list[Guard] = []
 
 
 def _hold() -> None:
+    _all.acquire()
     for guard in list(_guards):
         guard._lock.acquire()
         _held.append(guard)
@@ -39,6 +42,7 @@ def _hold() -> None:
 def _release() -> None:
     while _held:
         _held.pop()._lock.release()
+    _all.release()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

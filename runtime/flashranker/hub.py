@@ -69,6 +69,8 @@ def download(
         snapshot = fetch(MANIFEST_NAME, revision).parent
         for name in read_manifest(snapshot).files:
             fetch(name, snapshot.name)
+    except hub.HFValidationError as error:
+        raise InputError(f"repository is {repository!r}, which the hub allows nobody ({_line(error)})") from error
     except hub.LocalEntryNotFoundError as error:
         reason = unreachable or "the connection broke"
         raise ModelNotFoundError(

@@ -49,20 +49,22 @@ def frame_query(tokenizer: Tokenizer, query: str, max_length: int) -> Frame:
     A quarter of `max_length` is kept for the passage: a query that leaves less, or that has no token at all
     (say, control characters alone), raises InputError. It is never cut.
     """
-    tokens = tokenizer.encode(encodable(query), add_special_tokens=False)
-    if len(tokens) == 0:
+    count = len(token_ids(tokenizer, query))
+    if count == 0:
         raise InputError(f"the query {query[:40]!r} has no token for this model, expected words: rephrase it")
+    # Before its offsets are made, which for a query of megabytes take gigabytes.
+    limit = max_length - tokenizer.num_special_tokens_to_add(is_pair=True) - max_length // 4
+    if count > limit:
+        raise InputError(
+            f"the query has {count} tokens, expected at most {limit} (a quarter of max_length "
+            f"{max_length} is kept for the passage): shorten the query"
+        )
+    tokens = tokenizer.encode(encodable(query), add_special_tokens=False)
     # The query stands in for the passage: the tokenizer's own template then says what goes around one.
     pair = tokenizer.post_process(tokens, tokens)
     place = [position for position, sequence in enumerate(pair.sequence_ids) if sequence == 1]
     start, stop = place[0], place[-1] + 1
     room = max_length - (len(pair) - len(place))
-    if room < max_length // 4:
-        limit = len(tokens) + room - max_length // 4
-        raise InputError(
-            f"the query has {len(tokens)} tokens, expected at most {limit} (a quarter of max_length "
-            f"{max_length} is kept for the passage): shorten the query"
-        )
     ids, types = np.array(pair.ids, np.int64), np.array(pair.type_ids, np.int64)
     return Frame(ids[:start], ids[stop:], types[:start], types[stop:], np.full(room, types[start]), room)
 

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,6 +15,14 @@ TURN = 16  # jobs that a thread does for one call before it looks for another ca
 
 class Stopped(Exception):
     """A call was told to stop before all of its jobs had run."""
+
+
+def until(stop: threading.Event | None, parts: Iterable[Job]) -> Iterator[Job]:
+    """The parts one by one; raises Stopped in place of the next one once `stop` is set."""
+    for part in parts:
+        if stop is not None and stop.is_set():
+            raise Stopped
+        yield part
 
 
 class Pool:
@@ -36,13 +44,11 @@ class Pool:
 
         # A thread takes jobs by itself: to be handed each one would cost as much as a tenth of a small model's run.
         def take_turn() -> None:
-            for _ in range(TURN):
+            for _ in until(stop, range(TURN)):
                 try:
                     job = waiting.popleft()
                 except IndexError:
                     return
-                if stop is not None and stop.is_set():
-                    raise Stopped
                 run(job)
             turns.append(executor.submit(take_turn))
 

@@ -18,7 +18,7 @@ from flashranker.guard import Guard
 from flashranker.inputs import Request, check_count, check_request, check_requests
 from flashranker.loading import load_folder
 from flashranker.pairs import frame_query, framed, windows
-from flashranker.pool import Pool
+from flashranker.pool import Pool, until
 from flashranker.threads import available_threads
 from flashranker.words import passage_reader
 
@@ -72,7 +72,7 @@ class Reranker:
         cache: ScoreCache | None = None,
         foreign: bool = False,
     ) -> None:
-        if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+        if not isinstance(model, (str, os.PathLike)) or not isinstance(os.fspath(model), str) or not os.fspath(model):
             raise InputError(f"model is {model!r}, expected the path of an artifact folder: pass a string or Path")
         if long not in LONG:
             raise InputError(f"long is {long!r}, expected one of {', '.join(LONG)}: what to do with long passages")
@@ -91,7 +91,8 @@ class Reranker:
         self.truncated_passages = 0  # passages cut so far, in all calls together
         self._cache = cache
         # All that decides a logit; what was computed with other weights or settings has another key.
-        files = (self.manifest.files[name].sha256 for name in (MODEL_NAME, TOKENIZER_NAME))
+        parts = [MODEL_NAME, TOKENIZER_NAME, *sorted(n for n in self.manifest.files if n.startswith(f"{MODEL_NAME}_"))]
+        files = (self.manifest.files[name].sha256 for name in parts)
         self._key = " ".join([*files, str(self.max_length), long, loaded.engine]).encode()
         self._tokens: Recent[str, np.ndarray] = Recent(_TOKENS_KEPT)
         self._lock = Guard()
@@ -219,7 +220,7 @@ class Reranker:
             i, j = job
             frame, ids = frames[i], self._passage_ids(requests[i].texts[j])
             if self.long == "maxp":
-                logits[i][j] = max(self._logit(framed(frame, part)) for part in windows(ids, frame.room))
+                logits[i][j] = max(self._logit(framed(frame, part)) for part in until(stop, windows(ids, frame.room)))
             else:
                 cut[i][j] = len(ids) > frame.room
                 logits[i][j] = self._logit(framed(frame, ids[: frame.room]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,11 +35,14 @@ def passage_reader(tokenizer: Tokenizer) -> Read:
     separators = [
         number
         for number, token in added.items()
-        if not WORD.fullmatch(token.content) and token.content != getattr(parts[2], "unk_token", None)
+        if not WORD.fullmatch(token.content)
+        and not token.content.startswith(getattr(parts[2], "continuing_subword_prefix", ""))
+        and token.content != getattr(parts[2], "unk_token", None)
     ]
     if (
         [type(part).__name__ for part in parts] != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
         or any(token.normalized for token in added.values())  # sought in the normalized text, which is not seen here
+        or any(set(token.content) & set(" \t\n\r") for token in added.values())  # blanks are put between words here
         or not separators
     ):
         return lambda passage: token_ids(tokenizer, passage)
@@ -56,9 +60,10 @@ def passage_reader(tokenizer: Tokenizer) -> Read:
         if len(parts) < len(kept):
             new = list(dict.fromkeys(word for word, ids in zip(found, kept, strict=True) if ids is None))
             known = dict(zip(new, split(token_ids(tokenizer, separator.join(new)), number), strict=True))
-            if len(words) > WORDS_KEPT:
+            if len(words) + len(known) > WORDS_KEPT:
                 words.clear()
-            words.update((word, ids) for word, ids in known.items() if len(word) <= LONGEST_KEPT)
+            kept_now = (item for item in known.items() if len(item[0]) <= LONGEST_KEPT)
+            words.update(islice(kept_now, WORDS_KEPT))
             parts = [known[word] if ids is None else ids for word, ids in zip(found, kept, strict=True)]
         return np.frombuffer(b"".join(parts), np.int64)
 

@@ -25,7 +25,7 @@ from flashranker.errors import InputError
 from flashranker.inputs import check_request
 from flashranker.reranker import Hit
 from flashranker.server.admission import Admission, Full
-from flashranker.server.info import describe, first_ranker, read_tokens
+from flashranker.server.info import describe, read_tokens, too_long
 from flashranker.server.metrics import Metrics
 from flashranker.server.models import Ranker
 from flashranker.server.shapes import Wanted, read_wanted, write_answer, write_error
@@ -40,6 +40,7 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+QUERY_CHARACTERS = 100_000  # far more than any model reads; tokenizing megabytes takes seconds
 log = logging.getLogger("flashranker.server")
 
 
@@ -183,9 +184,7 @@ class Server:
         wanted = self._check(await self._body(request), request.url.path)
         name = wanted.model or self.default
         told |= {"model": name, "passages": len(wanted.passages)}
-        async with self.admission.slot():
-            started = time.perf_counter()
-            hits, tokens = await self._rank(wanted, self.models[name], request)
+        hits, tokens, started = await self._rank(wanted, self.models[name], request)
         ended = time.perf_counter()
         self.metrics.passages.labels(name).inc(len(wanted.passages))
         self.metrics.truncated.labels(name).inc(sum(hit.truncated for hit in hits))
@@ -216,12 +215,17 @@ class Server:
             raise Refused(
                 404, f"model {wanted.model!r:.100} is not served, expected one of {', '.join(self.models)}, or none"
             )
+        if isinstance(wanted.query, str) and len(wanted.query) > QUERY_CHARACTERS:
+            raise Refused(413, f"the query has {len(wanted.query)} characters, expected at most {QUERY_CHARACTERS}")
         if len(wanted.passages) > self.limits.passages:
             raise Refused(413, f"{len(wanted.passages)} passages, expected at most {self.limits.passages}: send fewer")
         return wanted
 
-    async def _rank(self, wanted: Wanted, ranker: Ranker, request: Request) -> tuple[list[Hit], int]:
-        """All hits, best first, and how many tokens the model read; stops when the client goes away."""
+    async def _rank(self, wanted: Wanted, ranker: Ranker, request: Request) -> tuple[list[Hit], int, float]:
+        """All hits, best first, how many tokens the model read, and when it began, in seconds of `perf_counter`.
+
+        Stops, and gives its place away, when the client goes, be it while it waits for its turn.
+        """
         work = asyncio.ensure_future(self._work(wanted, ranker))
         gone = asyncio.ensure_future(disconnected(request))
         try:
@@ -233,15 +237,15 @@ class Server:
             work.cancel()
             gone.cancel()
 
-    async def _work(self, wanted: Wanted, ranker: Ranker) -> tuple[list[Hit], int]:
+    async def _work(self, wanted: Wanted, ranker: Ranker) -> tuple[list[Hit], int, float]:
         texts = check_request(wanted.query, wanted.passages).texts
-        if not wanted.may_cut:
-            first = first_ranker(ranker)
-            longest = max(await asyncio.to_thread(first.count_tokens, wanted.query, texts), default=0)
-            if longest > first.max_length:
-                raise Refused(413, f"a pair has {longest} tokens, expected at most {first.max_length}: let it be cut")
-        hits = await ranker.arerank(wanted.query, wanted.passages)
-        return hits, await asyncio.to_thread(read_tokens, ranker, wanted.query, texts)
+        async with self.admission.slot():
+            started = time.perf_counter()
+            refused = "" if wanted.may_cut else await asyncio.to_thread(too_long, ranker, wanted.query, texts)
+            if refused:
+                raise Refused(413, refused)
+            hits = await ranker.arerank(wanted.query, wanted.passages)
+            return hits, await asyncio.to_thread(read_tokens, ranker, wanted.query, texts), started
 
 
 async def disconnected(request: Request) -> None:

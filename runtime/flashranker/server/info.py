@@ -17,6 +17,15 @@ def first_ranker(ranker: Ranker) -> Reranker:
     return ranker.rankers[0] if isinstance(ranker, Cascade) else ranker
 
 
+def too_long(ranker: Ranker, query: str, texts: Sequence[str]) -> str:
+    """What no model may cut, and one of them would: the longest pair and its limit, in a sentence; "" for none."""
+    for one in ranker.rankers if isinstance(ranker, Cascade) else [ranker]:
+        longest = max(one.count_tokens(query, texts), default=0)
+        if one.long == "cut" and longest > one.max_length:
+            return f"a pair has {longest} tokens, expected at most {one.max_length}: let it be cut"
+    return ""
+
+
 def read_tokens(ranker: Ranker, query: str, texts: Sequence[str]) -> int:
     """Tokens of all pairs that the first model read, special tokens included."""
     first = first_ranker(ranker)

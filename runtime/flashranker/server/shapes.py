@@ -55,7 +55,7 @@ def read_wanted(body: Any, path: str) -> Wanted:
         )  # fmt: skip
     direction = body.get("truncation_direction", "right")
     if str(direction).lower() != "right":
-        raise InputError(f"truncation_direction is {direction!r}, expected 'right': passages are cut at their end")
+        raise InputError(f"truncation_direction is {direction!r:.40}, expected 'right': passages are cut at their end")
     return Wanted(
         "tei", model, body["query"], passages, None, _flag(body, "return_text", False),
         _flag(body, "raw_scores", False), _flag(body, "truncate", True),
