@@ -50,7 +50,9 @@ def run(
 
     say(f"1/7 data: {', '.join(student.data)}")
     data = load_sources(student.data, training.drop_leaks, training.keep_missing, measuring.test_share)
-    dev, tests = stages.hold_out(measuring, data, config.eval, student.base, max_length, stage)
+    data, dev, tests = stages.hold_out(
+        measuring, data, config.eval, student.base, max_length, stage, training.drop_leaks
+    )
 
     say(f"2/7 teacher: {student.teacher}")
     examples = stages.make_taught(student.teacher, measuring, training, tier, data, stage)

@@ -57,7 +57,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
 
     say(f"2/5 data: {config.data}")
     data = load_source(config.data, drop_leaks=True, keep_missing=True, test_share=measuring.test_share)
-    dev, tests = stages.hold_out(measuring, data, None, model, max_length, stage)
+    _, dev, tests = stages.hold_out(measuring, data, None, model, max_length, stage)
 
     say("3/5 export: fp32 ONNX, int8 ONNX, calibration")
     name = sha256(f"{model_fingerprint(folder)} {max_length} {config.data}".encode()).hexdigest()[:12]

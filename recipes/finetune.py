@@ -7,10 +7,11 @@ python -m recipes.finetune --data FOLDER --base CHECKPOINT
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from flashranker.artifact import MANIFEST_NAME, read_manifest
 
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
@@ -23,6 +24,7 @@ from training.prepare import load_sources
 from training.processes import is_first
 from training.tiers import TIERS
 
+DEFAULT_TIER = "small"
 SYNTHETIC = "Trained and measured on synthetic queries, made from the documents themselves, and not on people's."
 
 
@@ -43,7 +45,12 @@ class FinetuneConfig:
         "builtin, a model folder, a hub id, a file of scores, or data (the scores that --data brings); by default the "
         "judgments alone teach, and a projected student its backbone too",
     )
-    tier: str = setting("small", "defaults of training, and the size that the result may have", choices=list(TIERS))
+    tier: str | None = setting(
+        None,
+        "defaults of training, and the size that the result may have; by default that of an artifact as --base, or "
+        f"{DEFAULT_TIER}",
+        choices=list(TIERS),
+    )
     output: Path = setting(Path("artifacts/finetuned"), "artifact folder")
 
 
@@ -51,9 +58,9 @@ def run(
     config: FinetuneConfig, measuring: MeasuringConfig, training: TrainingConfig, search: SearchConfig, command: str
 ) -> None:
     """The story of one fine-tuning. Raises InputError, GateError or ExportError."""
-    training = stages.decided(training)
-    began, tier = time.monotonic(), TIERS[config.tier]
-    max_length = measuring.max_length or tier.max_length
+    training, began = stages.decided(training), time.monotonic()
+    config, max_length = as_the_base(config, measuring.max_length)
+    tier, name = TIERS[config.tier or DEFAULT_TIER], config.tier or DEFAULT_TIER
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     check(measuring, tier, config.output, config.base, training)
@@ -61,7 +68,9 @@ def run(
 
     say(f"1/7 data: {config.documents or ', '.join(config.data or [])}")
     data = load_data(config, training, measuring.test_share)
-    dev, tests = stages.hold_out(measuring, data, config.eval, config.base, max_length, stage)
+    data, dev, tests = stages.hold_out(
+        measuring, data, config.eval, config.base, max_length, stage, training.drop_leaks
+    )
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
     examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage)
@@ -80,7 +89,7 @@ def run(
     say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
     exported = measure.export(
         trained.checkpoint, config.output, workspace, dev,
-        tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
+        tier=name, max_length=max_length, limit_megabytes=tier.limit_megabytes,
         target_tau=measuring.int8_tau, profile=measuring.profile,
     )  # fmt: skip
 
@@ -96,10 +105,21 @@ def run(
     )  # fmt: skip
     finish(
         exported, measured, trained, config.output,
-        summary=f"A {config.tier} reranker fine-tuned from {config.base} on {data.name}.",
+        summary=f"A {name} reranker fine-tuned from {config.base} on {data.name}.",
         lineage=lineage, settings=settings, seed=measuring.seed, command=command,
         allow_worse=training.gate == "report", notices=[SYNTHETIC] if config.documents else [],
     )  # fmt: skip
+
+
+def as_the_base(config: FinetuneConfig, max_length: int | None) -> tuple[FinetuneConfig, int]:
+    """The tier and the length, in tokens, that were asked for, or else those of the artifact that is the base."""
+    made = None
+    if (Path(config.base).expanduser() / MANIFEST_NAME).is_file():
+        made = read_manifest(Path(config.base).expanduser())
+    named = made.tier if made and made.tier in TIERS else DEFAULT_TIER
+    chosen = replace(config, tier=config.tier or named)
+    same = made is not None and made.tier == chosen.tier
+    return chosen, max_length or (made.max_length if made and same else TIERS[chosen.tier or named].max_length)
 
 
 def load_data(config: FinetuneConfig, training: TrainingConfig, test_share: float) -> RankingData:

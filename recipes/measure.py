@@ -95,6 +95,14 @@ def check_held_out(dev: Held, tests: Held, base: Path | None, max_length: int) -
             f"{dev.data.name}: all candidates of the {len(dev.candidates)} dev queries are {kind}, expected both kinds "
             "to calibrate on: raise --dev_queries, give candidates that hold both, or search by --first_stage dense"
         )
+    # Kendall's tau compares candidates of one query; on dev every second query with candidates is compared.
+    listed = [ids for ids in dev.candidates.values() if ids]
+    for held, lists in ((dev, listed[1::2] or listed), (tests, list(tests.candidates.values()))):
+        if not any(len(ids) > 1 for ids in lists):
+            raise InputError(
+                f"{held.data.name}: none of {len(lists)} held-out queries has two candidates or more, so int8 can't "
+                "be compared with fp32: give more queries, longer lists, or another --first_stage"
+            )
     if base:
         for held in (dev, tests):
             check_queries(held, base, max_length)

@@ -14,7 +14,7 @@ from training.candidates import FirstStage
 from training.data import InputError
 from training.precision import PRECISIONS
 from training.prepare import POOL
-from training.student import SCRATCH, check_layers, layers_of
+from training.student import SCRATCH, check_head, check_layers, layers_of
 from training.teacher import open_bi_encoder
 from training.tiers import TIERS, Tier
 from training.vocabulary import scripts_of
@@ -209,6 +209,8 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
         raise InputError(f"--base {base} has a size and words of its own: leave out --layers and --trim_vocabulary")
     if base != SCRATCH:
         folder = resolve_model(base)
+        if training:
+            check_head(folder, base)
         if training and training.layers is not None and (depth := layers_of(folder)):
             check_layers(training.layers, depth, base)
     if not replaceable(output):

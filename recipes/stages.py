@@ -16,6 +16,7 @@ from training.candidates import BM25_OR_OWN, FirstStage
 from training.data import InputError, RankingData, fingerprint
 from training.imitation import TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
+from training.mixture import apart_from
 from training.precision import uses_bfloat16
 from training.prepare import (
     DEV_DEPTH,
@@ -29,6 +30,7 @@ from training.prepare import (
     make_start,
     missing_judgments,
     neighbourhood_teacher,
+    renamed,
 )
 from training.processes import process_count
 from training.student import SCRATCH, reads_apart
@@ -37,20 +39,33 @@ from training.train import TrainingResult, joined, too_few, train
 
 
 def hold_out(
-    config: MeasuringConfig, data: RankingData, evaluated: str | None, base: str, max_length: int, stage: FirstStage
-) -> tuple[Held, Held]:
-    """Dev and test queries with their candidates, the latter of the source `evaluated` where one is named.
+    config: MeasuringConfig,
+    data: RankingData,
+    evaluated: str | None,
+    base: str,
+    max_length: int,
+    stage: FirstStage,
+    drop_leaks: bool = False,
+) -> tuple[RankingData, Held, Held]:
+    """The data to train on, and dev and test queries with their candidates, the latter of `evaluated` where named.
 
+    All judged queries of a source without splits are measured. Of the data those queries are left out, or refused, that
+    the measured source shares: see `mixture.apart_from`.
     Raises InputError where the end of the recipe would fail on them: see `measure.check_held_out`.
     """
-    dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed, stage)
+    measured = data
     if evaluated:
         # Official pools judge passages that a folder of candidates need not hold.
-        data = load_source(evaluated, drop_leaks=True, keep_missing=True)
-        say(f"    {missing_judgments(data)} judged passages are not in {data.name}: ideal rankings count them")
-    tests = held_out(data, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
+        measured = load_source(evaluated, drop_leaks=True, keep_missing=True, test_share=0)
+        say(f"    {missing_judgments(measured)} judged passages are not in {measured.name}: ideal rankings count them")
+        if not any(measured.splits.values()):
+            measured = replace(measured, splits=measured.splits | {"test": list(measured.judgments)})
+            say(f"    {measured.name} has no splits: all of its judged queries are measured")
+        data = renamed(apart_from, data, measured, drop_leaks)
+    dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed, stage)
+    tests = held_out(measured, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
     check_held_out(dev, tests, None if base == SCRATCH else resolve_model(base), max_length)
-    return dev, tests
+    return data, dev, tests
 
 
 def decided(training: TrainingConfig) -> TrainingConfig:

@@ -137,6 +137,7 @@ def replace_line(name: str, number: int, line: str) -> Callable[[Path], None]:
             r"qrels.test.tsv:2: query 'q3' is judged for test but bel",
         ),
         (replace_line("qrels.dev.tsv", 2, ""), r"qrels.dev.tsv: no judgments; add some, or remove the file"),
+        (replace_line("candidates.tsv", 1, "q1\tp1\t12.5"), r"candidates.tsv:1: the header is missing"),
         (replace_line("candidates.tsv", 3, "q9\tp1\t0"), r"candidates.tsv:3: unknown query id 'q9'"),
         (replace_line("candidates.tsv", 3, "q1\tp9\t0"), r"candidates.tsv:3: unknown passage id 'p9'"),
         (
@@ -165,6 +166,11 @@ def test_bad_input_names_file_line_and_remedy(folder: Path, change: Callable[[Pa
     with pytest.raises(InputError, match=message) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_lone_surrogates_are_replaced(folder: Path) -> None:
+    replace_line("corpus.jsonl", 2, '{"_id": "p2", "text": "a cut \\ud83d"}')(folder)
+    assert load(folder).passages["p2"] == "a cut \ufffd"
 
 
 def test_an_unknown_source_says_what_is_accepted(tmp_path: Path) -> None:

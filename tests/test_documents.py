@@ -1,5 +1,7 @@
 """Training data from documents: sections, passages and queries by hand, and nothing of a query left in its passage."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training import documents
-from training.data import InputError, check_leaks, find_leaks, split_queries
-from training.documents import Section, cut_passages, find_files, load_documents, read_sections, spare_sentence
+from training.data import InputError, check_leaks, find_leaks, fingerprint, split_queries
+from training.documents import (
+    Section,
+    cut_passages,
+    find_files,
+    load_documents,
+    read_sections,
+    spare_sentence,
+    words_read,
+)
 
 MARKDOWN = """Before any heading.
 
@@ -161,3 +171,35 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (few / "bad.txt").write_bytes(b"ok\xff")
     with pytest.raises(InputError, match=r"bad\.txt: byte 2 is not UTF-8"):
         load_documents(few)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "heading"),
+    [
+        ("这条河流经城市{}的中心并且灌溉了许多花园。", "城市{}的河流"),
+        ("แม่น้ำสายนี้ไหลผ่านเมือง{}และหล่อเลี้ยงสวนจำนวนมาก. ", "แม่น้ำของเมือง{}"),
+    ],
+)
+def test_scripts_without_spaces_have_queries_too(sentence: str, heading: str, tmp_path: Path) -> None:
+    for number in range(20):
+        text = "".join(sentence.format(100 * number + i) for i in range(8))
+        (tmp_path / f"{number}.md").write_text(f"# {heading.format(number)}\n\n{text}\n")
+    data = load_documents(tmp_path)
+    assert len([query for query in data.queries if query.startswith("heading")]) == 20
+    assert len([query for query in data.queries if query.startswith("sentence")]) == 20
+
+
+def test_words_are_counted_in_every_script() -> None:
+    counts = [words_read(text) for text in ("a river flows", "河流经城市", "GPU で動く reranker", "", "แม่น้ำสายนี้")]
+    assert counts == [3, 2, 3, 0, 6]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 elsewhere")
+def test_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    for number in range(40):
+        name = os.fsencode(tmp_path) + b"/caf\xe9%d.md" % number
+        with open(name, "w") as file:
+            file.write(f"# The river of town {number}\n\n" + f"It flows through town {number} to the sea. " * 6)
+    data = load_documents(tmp_path)
+    fingerprint(data)
+    assert next(iter(data.passages)).startswith("caf\ufffd")

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from training.data import SPLITS, InputError, RankingData
+from training.data import SPLITS, InputError, RankingData, encodable
 
 PROGRESS_BYTES = 50_000_000  # files above this size show a progress bar
 
@@ -74,7 +74,7 @@ def _read_texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         if key in texts:
             raise InputError(f"{where}: id {key!r} was already used; give every line its own id")
         parts = [_string(where, record, name) for name in ("title", "text") if name == "text" or record.get(name)]
-        texts[key] = " ".join(part for part in parts if part.strip())
+        texts[key] = encodable(" ".join(part for part in parts if part.strip()))
         if not texts[key]:
             raise InputError(f"{where}: the text of id {key!r} is empty; give it a text or remove the line")
         if record.get("split") is not None:
@@ -140,9 +140,17 @@ def _read_table(path: Path) -> Iterator[tuple[str, str, str, str]]:
         query_id, passage_id, label = (column.strip() for column in columns)
         if number > 0:
             yield where, query_id, passage_id, label
-        elif label.lstrip("+-").isdecimal():
+        elif _is_number(label):
             # Taking a judgment for the header would lose it without a word.
             raise InputError(f"{where}: the header is missing; put query-id, corpus-id and score in a first line")
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _grade(where: str, label: str) -> int:

@@ -1,7 +1,8 @@
 """What a reranker puts in order: the data's own candidates, or those that a first stage finds in the whole corpus."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from training.first_stage import bm25_candidates, fuse
 from training.mixture import parts
 from training.teacher import MAX_LENGTH
 
+_log = logging.getLogger(__name__)
 Method = Literal["bm25", "dense", "both"]
 Candidates = dict[str, list[str]]  # query id -> passage ids, best first
 
@@ -57,6 +59,25 @@ def find_candidates(
         return {query: list(cosines) for query, cosines in dense.items()}
     words = bm25_candidates(data, query_ids, depth)
     return {query: list(fuse([words[query], list(dense[query])]))[:depth] for query in query_ids}
+
+
+def find_for_training(
+    data: RankingData, query_ids: Sequence[str], depth: int, stage: FirstStage = BM25_OR_OWN
+) -> Candidates:
+    """`find_candidates`, where queries that the data's own lists leave out are searched by BM25.
+
+    Measured, such a query counts 0; trained on, it would have random negatives only. How many they are is logged.
+    """
+    found = find_candidates(data, query_ids, depth, stage)
+    missing = [query for query in query_ids if not found[query]]
+    if stage.method is not None or not data.candidates or not missing:
+        return found
+    searched = find_candidates(data, missing, depth, replace(stage, method="bm25"))
+    _log.warning(
+        "%s: %d of %d train queries have no list in candidates.tsv; BM25 searches for them",
+        data.name, len(missing), len(query_ids),
+    )  # fmt: skip
+    return found | searched
 
 
 def name_first_stage(data: RankingData, stage: FirstStage) -> str:

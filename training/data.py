@@ -107,6 +107,12 @@ def relevant_passages(data: RankingData, query_id: str) -> list[str]:
     return [passage_id for passage_id, grade in grades.items() if grade > 0 and passage_id in data.passages]
 
 
+def first_of_text(data: RankingData) -> dict[str, str]:
+    """Passage id -> the first id of a passage with the same text, case and white space aside: mostly itself."""
+    first: dict[str, str] = {}
+    return {passage: first.setdefault(_normalized(text), passage) for passage, text in data.passages.items()}
+
+
 def require_splits(data: RankingData, *names: str) -> None:
     """Raise InputError when a split that the caller needs holds no query with a relevant passage."""
     for name in names:
@@ -151,8 +157,8 @@ def find_leaks(data: RankingData) -> list[str]:
     Texts are compared without case and white space.
     """
     held_out_ids = [*data.splits.get("dev", []), *data.splits.get("test", [])]
-    held_out = {key for query_id in held_out_ids for key in _keys(data, query_id)}
-    return [query_id for query_id in data.splits.get("train", []) if not held_out.isdisjoint(_keys(data, query_id))]
+    held_out = {key for query_id in held_out_ids for key in texts_of(data, query_id)}
+    return [query_id for query_id in data.splits.get("train", []) if not held_out.isdisjoint(texts_of(data, query_id))]
 
 
 def check_leaks(data: RankingData) -> None:
@@ -255,21 +261,26 @@ def _connected(data: RankingData, query_ids: Iterable[str]) -> list[list[str]]:
     groups = defaultdict(list)
     ordered = list(query_ids)
     for query_id in ordered:
-        first, *others = _keys(data, query_id)
+        first, *others = texts_of(data, query_id)
         for key in others:
             parent[root(key)] = root(first)
     for query_id in ordered:
-        groups[root(_keys(data, query_id)[0])].append(query_id)
+        groups[root(texts_of(data, query_id)[0])].append(query_id)
     return list(groups.values())
 
 
-def _keys(data: RankingData, query_id: str) -> list[str]:
+def texts_of(data: RankingData, query_id: str) -> list[str]:
     """What no two splits may share: the query's text and the texts of its relevant passages, normalized."""
     passages = [data.passages[passage_id] for passage_id in relevant_passages(data, query_id)]
     return [
         f"query {_normalized(data.queries[query_id])}",
         *(f"passage {_normalized(text)}" for text in passages),
     ]
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which JSON and names of files may hold and no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _normalized(text: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data import InputError, RankingData
+from training.data import InputError, RankingData, encodable
 
 SUFFIXES = (".md", ".markdown", ".rst", ".txt")
 PASSAGE_WORDS = 120  # about 160 tokens: what a reranker of 192 reads of it beside a query
@@ -26,6 +26,8 @@ LEAST_QUERIES = 30  # below that no split of them measures anything
 HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
 UNDERLINE = re.compile(r"([=\-~^\"'*+#`.:_])\1{2,}")
 FENCE = re.compile(r"\s*(```|~~~)")
+# Thai, Lao, Myanmar, Khmer; Japanese and Chinese.
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])")
 
 
@@ -64,9 +66,9 @@ def load_documents(folder: Path) -> RankingData:
             if rest.casefold() in seen:
                 continue
             seen.add(rest.casefold())
-            passage = f"{place}#{len(passages)}"
+            passage = f"{encodable(place)}#{len(passages)}"  # a file's name need not be UTF-8
             passages[passage] = rest
-            asks = len(section.heading.split()) > 1 and len(section.heading) <= QUERY_CHARACTERS
+            asks = words_read(section.heading) > 1 and len(section.heading) <= QUERY_CHARACTERS
             if first and asks and headings[section.heading.casefold()] == 1:
                 ask("heading", section.heading, passage)
             if sentence:
@@ -171,13 +173,19 @@ def count_words(text: str) -> int:
     return max(len(text.split()), len(text) // WORD_CHARACTERS)
 
 
+def words_read(text: str) -> int:
+    """Words between white space, and one for every two characters of scripts that put none between words."""
+    unspaced = len(UNSPACED.findall(text))
+    return len(UNSPACED.sub(" ", text).split()) + unspaced // 2
+
+
 def spare_sentence(passage: str) -> tuple[str, str]:
     """A sentence of the passage and what is left of it; ("", passage) where there are fewer than 3, or none fits."""
     parts = sentences(passage)
     fitting = [
         i
         for i, sentence in enumerate(parts)
-        if len(sentence.split()) in SENTENCE_WORDS and len(sentence) <= QUERY_CHARACTERS
+        if words_read(sentence) in SENTENCE_WORDS and len(sentence) <= QUERY_CHARACTERS
     ]
     if len(parts) < LEAST_SENTENCES or not fitting:
         return "", passage

@@ -1,5 +1,7 @@
 """Training examples: which candidates of which queries a student sees, with the teacher's logits and the grades."""
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from training.data import RankingData, relevant_passages
+from training.data import RankingData, first_of_text, relevant_passages, source_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,23 @@ class Scored(NamedTuple):
     logits: list[float]
 
 
+def is_usable(data: RankingData, query: str, least: int) -> bool:
+    """Whether a query has a relevant passage; with `least`, one with a score of the data's own, among so many."""
+    scored = data.scores.get(query, {})
+    relevant = relevant_passages(data, query)
+    return len(scored) >= least and any(not least or passage in scored for passage in relevant)
+
+
+def left_out(data: RankingData, usable: Sequence[str], lacking: str) -> None:
+    """Log how many train queries, of which sources, can't be learned from."""
+    kept = set(usable)
+    gone = [query for query in data.splits["train"] if query not in kept]
+    if gone:
+        by_source = Counter(source_of(query) for query in gone) if data.sources else {}
+        names = "".join(f", {count} of {label}" for label, count in by_source.items())
+        _log.warning("%s: %d train queries left out, without %s%s", data.name, len(gone), lacking, names)
+
+
 def choose_candidates(
     data: RankingData,
     query_ids: Sequence[str],
@@ -46,14 +67,16 @@ def choose_candidates(
     its top (stratified sampling; arXiv 2604.04734); what the data judge irrelevant stands in front of that ranking.
     `random_share` of the negatives comes from any other passage. With `scored_only` all K come from those that
     `data.scores` knows for the query. Where there are fewer than K of them, `at_least` (by default K) are enough.
-    Passages that are relevant to a query of another split stay unseen: in `pydocs`, the held-out packages. The queries
+    Passages that are relevant to a query of another split stay unseen: in `pydocs`, the held-out packages; so do copies
+    of them, and a copy of a relevant passage is no negative. The queries
     come in random order, because neighbours in the data are often alike; one without a relevant passage is left out.
     """
     generator = np.random.default_rng(seed)
-    held = {passage for split, ids in data.splits.items() if split != "train" for query_id in ids
+    first = first_of_text(data)
+    held = {first[passage] for split, ids in data.splits.items() if split != "train" for query_id in ids
             for passage in relevant_passages(data, query_id)}  # fmt: skip
-    pool = [passage for passage in data.passages if passage not in held]
-    allowed = set(pool)
+    pool = [passage for passage in data.passages if first[passage] not in held]
+    allowed, texts = set(pool), len({first[passage] for passage in pool})
     chosen = []
     for query_id in generator.permutation(np.array(query_ids, dtype=object)):
         scored = data.scores.get(query_id, {})
@@ -61,18 +84,18 @@ def choose_candidates(
         if not relevant:
             continue
         positive = relevant[int(generator.integers(len(relevant)))]
-        judged = set(relevant)
+        judged = {first[passage] for passage in relevant}
         irrelevant = [passage for passage, grade in data.judgments[query_id].items() if grade <= 0]
         found = dict.fromkeys(scored if scored_only else [*irrelevant, *candidates.get(query_id, ())])
-        ranked = [passage for passage in found if passage in allowed and passage not in judged]
+        ranked = [passage for passage in found if passage in allowed and first[passage] not in judged]
         wanted = size - 1 if scored_only else round((size - 1) * (1 - random_share))
         bounds = np.linspace(0, len(ranked), min(wanted, len(ranked)) + 1).astype(int)
         negatives = [ranked[int(generator.integers(low, high))] for low, high in pairwise(bounds)]
-        taken = judged | set(negatives)
-        while not scored_only and len(negatives) < size - 1 and len(taken) < len(pool):
+        taken = judged | {first[passage] for passage in negatives}
+        while not scored_only and len(negatives) < size - 1 and len(taken) < texts:
             passage = pool[int(generator.integers(len(pool)))]
-            if passage not in taken:
-                taken.add(passage)
+            if first[passage] not in taken:
+                taken.add(first[passage])
                 negatives.append(passage)
         if len(negatives) >= (at_least or size) - 1:
             chosen.append((query_id, [positive, *negatives]))

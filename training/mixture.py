@@ -1,9 +1,11 @@
 """Several data sets as one: ids behind their source's name, splits kept, queries drawn by the sources' weights."""
 
+import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,9 +16,11 @@ from training.data import (
     Source,
     check_leaks,
     source_of,
+    texts_of,
     without_leaks,
 )
 
+_log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 WEIGHTED = re.compile(r"(.+):(\d+(?:\.\d+)?)")
 
@@ -90,6 +94,26 @@ def mix(sources: Sequence[tuple[RankingData, float]], drop_leaks: bool = False) 
         mixed_data = without_leaks(mixed_data)
     check_leaks(mixed_data)
     return mixed_data
+
+
+def apart_from(data: RankingData, measured: RankingData, drop: bool) -> RankingData:
+    """The data without train and dev queries that share a text, as in `find_leaks`, with `measured`'s test queries.
+
+    Raises InputError where there are some, unless they are to be dropped; then their number is logged.
+    """
+    keys = {key for query in measured.splits["test"] for key in texts_of(measured, query)}
+    shared = {query for split in ("train", "dev") for query in data.splits[split]
+              if not keys.isdisjoint(texts_of(data, query))}  # fmt: skip
+    if shared and not drop:
+        raise InputError(
+            f"{data.name}: {len(shared)} train and dev queries share their text or a relevant passage with the test "
+            f"queries of {measured.name} (first: {min(shared)!r}); leave them out with drop_leaks=True"
+        )
+    if shared:
+        _log.warning("%s: %d train and dev queries left out, shared with %s", data.name, len(shared), measured.name)
+    kept = {split: [query for query in ids if split == "test" or query not in shared]
+            for split, ids in data.splits.items()}  # fmt: skip
+    return replace(data, splits=kept)
 
 
 def parts(data: RankingData) -> list[RankingData]:

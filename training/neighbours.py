@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset
 
-from training.data import RankingData, by_weight, relevant_passages
+from training.data import RankingData, by_weight, first_of_text, relevant_passages
 
 NEIGHBOURS = 100  # candidates of the first query among which the others' passages are looked for
 
@@ -31,12 +31,13 @@ def choose_neighbourhoods(
         candidates: what the first stage finds for the seeds that may come first; a seed without an entry only fills up.
     """
     relevant = {query: relevant_passages(data, query) for query in seeds}
+    first = first_of_text(data)
     depth = max((len(found) for found in relevant.values()), default=0)
     pairs = [(query, relevant[query][i]) for i in range(depth) for query in seeds if i < len(relevant[query])]
     groups: list[list[tuple[str, str]]] = []
     while len(groups) * size < queries:
         before = len(groups)
-        free = distinct(pairs)
+        free = distinct(pairs, first)
         asked_by = {passage: query for query, passage in free.items()}
         for seed in seeds:
             if seed not in free or seed not in candidates or len(groups) * size >= queries:
@@ -56,14 +57,17 @@ def choose_neighbourhoods(
     return groups
 
 
-def distinct(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Query -> passage for as many of the pairs as their order gives with no query and no passage twice."""
+def distinct(pairs: Sequence[tuple[str, str]], first: Mapping[str, str]) -> dict[str, str]:
+    """Query -> passage for as many of the pairs as their order gives with no query and no passage's text twice.
+
+    `first` names for each passage the first one with its text: see `data.first_of_text`.
+    """
     chosen: dict[str, str] = {}
     taken: set[str] = set()
     for query, passage in pairs:
-        if query not in chosen and passage not in taken:
+        if query not in chosen and first[passage] not in taken:
             chosen[query] = passage
-            taken.add(passage)
+            taken.add(first[passage])
     return chosen
 
 

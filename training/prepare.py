@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import AutoConfig
 
 from training.backbone import BUILTIN, builtin_backbone, resolve_model
-from training.candidates import BM25_OR_OWN, Candidates, FirstStage, find_candidates
+from training.candidates import BM25_OR_OWN, Candidates, FirstStage, find_candidates, find_for_training
 from training.data import (
     HELD_OUT_SHARE,
     InputError,
@@ -23,12 +23,13 @@ from training.data import (
     require_splits,
     source_of,
 )
-from training.examples import Example, Scored, as_dataset, choose_by_teacher, choose_candidates
+from training.examples import Example, Scored, as_dataset, choose_by_teacher, choose_candidates, is_usable, left_out
 from training.metrics import run_from_scores
 from training.mixture import load_mixture, parts
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
 from training.processes import is_first, wait_for_all
 from training.projection import project_backbone
+from training.score_file import SCORE_SUFFIXES, scores_by_query
 from training.student import build_student, reads_apart
 from training.teacher import OWN_SCORES, score_pairs
 from training.tiers import Tier
@@ -78,16 +79,20 @@ def load_sources(
     given: Sequence[str], drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE
 ) -> RankingData:
     """One source as `load_source` reads it, or several with their weights as one: see `mixture.load_mixture`."""
-    try:
-        return load_mixture(given, lambda source: load_source(source, drop_leaks, keep_missing, test_share), drop_leaks)
-    except InputError as error:
-        raise InputError(str(error).replace("drop_leaks=True", "--drop_leaks")) from None
+    return renamed(
+        load_mixture, given, lambda source: load_source(source, drop_leaks, keep_missing, test_share), drop_leaks
+    )
 
 
 def load_source(source: str, drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE) -> RankingData:
     """`data.load`, with the options by the names that the command line has."""
+    return renamed(load, source, drop_leaks=drop_leaks, keep_missing=keep_missing, test_share=test_share)
+
+
+def renamed(function: Callable[..., RankingData], *arguments: Any, **options: Any) -> RankingData:
+    """What a function returns; in its InputError options have the names that the command line has."""
     try:
-        return load(source, drop_leaks=drop_leaks, keep_missing=keep_missing, test_share=test_share)
+        return function(*arguments, **options)
     except InputError as error:
         message = str(error).replace("drop_leaks=True", "--drop_leaks").replace("keep_missing=True", "--keep_missing")
         raise InputError(message) from None
@@ -125,8 +130,13 @@ def make_examples(
     if pool and teacher is None:
         raise InputError("--teacher_pool and --false_negative_margin rest on a teacher's scores: add --teacher")
     require_splits(data, "train")
-    data = limit_queries(data, "train", queries, seed)
-    lists = find_candidates(data, data.splits["train"], depth, stage)
+    if teacher and Path(teacher).suffix in SCORE_SUFFIXES and Path(teacher).is_file():
+        data, teacher = replace(data, scores=scores_by_query(Path(teacher), data)), OWN_SCORES
+    least = candidates if teacher == OWN_SCORES else 0
+    usable = [query for query in data.splits["train"] if is_usable(data, query, least)]
+    left_out(data, usable, "a relevant passage" + (f" and {candidates} with scores" if least else ""))
+    data = limit_queries(replace(data, splits=data.splits | {"train": usable}), "train", queries, seed)
+    lists = find_for_training(data, data.splits["train"], depth, stage)
     chosen = [
         example
         for one in parts(data)  # negatives of another source would be too easy
@@ -236,7 +246,7 @@ def make_neighbourhoods(
     # More than are needed: a seed that another's neighbourhood has used up can't come first. Where all queries are
     # wanted, k times as many firsts leave about exp(-k) of them out.
     firsts = seeds[: 4 * -(-queries // size)]
-    lists = find_candidates(data, firsts, NEIGHBOURS, stage)
+    lists = find_for_training(data, firsts, NEIGHBOURS, stage)
     groups = choose_neighbourhoods(data, seeds, lists, size=size, queries=queries)
     return neighbourhood_dataset(data, groups)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data import InputError, RankingData
+from training.data import InputError, RankingData, encodable
 
 RECORD_SUFFIXES = (".jsonl", ".parquet")
 FIELDS = ("query", "positives", "negatives", "scores")
@@ -71,7 +71,7 @@ def _texts(place: str, record: dict[str, Any], name: str, least: int) -> list[st
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             raise InputError(f'{place}: "{name}" holds {text!r:.60}, expected texts that are not empty; fix or drop it')
-    return texts
+    return [encodable(text) for text in texts]
 
 
 def _scores(place: str, values: Any, count: int) -> list[float]:

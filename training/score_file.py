@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data import InputError
+from training.data import InputError, RankingData
 
 FIELDS = ("query_id", "passage_id", "score")
 SCORE_SUFFIXES = {".jsonl", ".tsv", ".parquet"}
@@ -29,6 +29,15 @@ def scores_of_pairs(path: Path, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
             f"first query {query!r} with passage {passage!r}"
         )
     return np.array([scores[pair] for pair in pairs], dtype=np.float32)
+
+
+def scores_by_query(path: Path, data: RankingData) -> dict[str, dict[str, float]]:
+    """What a file scores of these data: query id -> passage id -> score. Raises InputError as `read_scores`."""
+    found: dict[str, dict[str, float]] = {}
+    for (query, passage), score in read_scores(path).items():
+        if query in data.queries and passage in data.passages:
+            found.setdefault(query, {})[passage] = score
+    return found
 
 
 def read_scores(path: Path) -> dict[tuple[str, str], float]:

@@ -30,6 +30,7 @@ from training.pair_template import with_token_types
 from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig
 from training.t5_ranker import T5Ranker
 from training.t5_student import CHECKPOINTS, scratch_student, t5_student
+from training.teacher import model_kind
 from training.vocabulary import trim_model, trim_tokenizer
 
 OTHER_T5 = ("umt5", "longt5", "switch_transformers")  # their encoders differ, and T5's class would misread them
@@ -56,10 +57,11 @@ def build_student(
         base: "builtin", a folder, a hub id, or "scratch" for a small T5 of random weights.
         texts: passages of the domain, whose words' inverse document frequencies a `SimilarityRanker` starts with;
             without them all words weigh the same.
-        similar: whether a BERT becomes a `SimilarityRanker`; by default where it has a bi-encoder's modules.json.
+        similar: whether a BERT becomes a `SimilarityRanker`; by default where it is a bi-encoder, with no head.
         layers: which of the base's layers to take, counted from 0, some of them repeatedly; all by default.
         languages: codes of the languages whose part of the vocabulary is kept (`vocabulary.SCRIPTS`); all by default.
-    Raises: InputError when the base can't be loaded, a chosen layer is not there, or a language is not known.
+    Raises: InputError when the base can't be loaded, its head has several labels, a chosen layer is not there, or a
+        language is not known.
     """
     torch.manual_seed(seed)
     if base == SCRATCH:
@@ -69,6 +71,7 @@ def build_student(
         save_checkpoint(ranker, words, destination)
         return f"{ranker.config.num_layers} random T5 layers on a table of words embedded by {BUILTIN}"
     folder = resolve_model(base)
+    check_head(folder, base)
     try:
         config = AutoConfig.from_pretrained(folder, num_labels=1)
         if config.model_type in OTHER_T5:
@@ -77,7 +80,7 @@ def build_student(
         for name, value in NO_DROPOUT.items():
             setattr(config, name, value)
         if similar is None:
-            similar = config.model_type == "bert" and (folder / "modules.json").is_file()
+            similar = config.model_type == "bert" and model_kind(folder) == "bi-encoder"
         if similar:
             tokenizer = with_token_types(tokenizer)
         if config.model_type in CHECKPOINTS:
@@ -148,6 +151,21 @@ def check_layers(layers: Sequence[int], depth: int, base: str) -> None:
     """Raises InputError for a layer that is not among the base's `depth`, or for none at all."""
     if not layers or any(not 0 <= layer < depth for layer in layers):
         raise InputError(f"layers {list(layers)} of base {base!r}: expected some of its {depth}, counted from 0")
+
+
+def check_head(folder: Path, base: str) -> None:
+    """Raises InputError for a base with a head of several labels, which would be thrown away for one of one."""
+    if model_kind(folder) != "cross-encoder":
+        return
+    try:
+        labels = AutoConfig.from_pretrained(folder).num_labels
+    except (OSError, ValueError, KeyError):
+        return  # whoever loads the model says more of it
+    if labels != 1:
+        raise InputError(
+            f"base {base!r} has a head of {labels} labels, expected one: `python -m recipes.export` makes one of two, "
+            "in NAME.checkpoint, or save its encoder without the head (AutoModel)"
+        )
 
 
 def layers_of(folder: Path) -> int | None:

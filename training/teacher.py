@@ -62,7 +62,12 @@ def open_teacher(teacher: str, max_length: int = MAX_LENGTH) -> Teacher:
     if max_length < 4:
         raise InputError(f"a teacher's max_length is {max_length} tokens, expected at least 4")
     folder = resolve_model(teacher)
-    kind = _model_kind(folder)
+    kind = model_kind(folder)
+    if not kind:
+        raise InputError(
+            f"teacher {folder} is neither a cross-encoder (config.json with ...ForSequenceClassification) "
+            "nor a bi-encoder (modules.json): pass one of these, or a .jsonl, .tsv or .parquet file of scores"
+        )
     settings = json.dumps([FORMAT, kind, max_length, model_fingerprint(folder)])
     return Teacher(kind, folder, hashlib.sha256(settings.encode()).hexdigest())
 
@@ -253,7 +258,8 @@ def _unusable(folder: Path, error: Exception) -> InputError:
     return InputError(f"teacher {folder} can't be loaded ({reason}): expected a complete model folder")
 
 
-def _model_kind(folder: Path) -> Kind:
+def model_kind(folder: Path) -> Kind | None:
+    """What a model folder says that it is: a model with a head for pairs, a bi-encoder, or None for neither."""
     # A saved CrossEncoder has a modules.json as well, so its head is looked at first.
     for name, field in (
         ("config_sentence_transformers.json", "model_type"),
@@ -265,12 +271,7 @@ def _model_kind(folder: Path) -> Kind:
             head.endswith(("ForSequenceClassification", SimilarityRanker.__name__, T5Ranker.__name__)) for head in heads
         ):
             return "cross-encoder"
-    if (folder / "modules.json").is_file():
-        return "bi-encoder"
-    raise InputError(
-        f"teacher {folder} is neither a cross-encoder (config.json with ...ForSequenceClassification) "
-        "nor a bi-encoder (modules.json): pass one of these, or a .jsonl, .tsv or .parquet file of scores"
-    )
+    return "bi-encoder" if (folder / "modules.json").is_file() else None
 
 
 def _overlooked_prompt(folder: Path, role: Role) -> str | None:

@@ -1,0 +1,189 @@
+"""Data that are not the example's: what is left out, where copies lie, what is measured, and which bases have heads."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import make_tokenizer
+from flashranker.artifact import read_manifest, write_manifest
+from sentence_transformers import CrossEncoder
+from transformers import BertConfig, BertForSequenceClassification
+
+from recipes import stages
+from recipes.finetune import FinetuneConfig, as_the_base
+from recipes.settings import MeasuringConfig, TrainingConfig, check
+from training.candidates import BM25_OR_OWN, find_for_training
+from training.data import InputError, RankingData
+from training.examples import choose_candidates
+from training.mixture import apart_from
+from training.neighbours import choose_neighbourhoods
+from training.prepare import held_out, make_examples
+from training.student import build_student
+from training.tiers import TIERS
+
+
+def make_data(queries: int = 20, answered: int = 20, copies: int = 0) -> RankingData:
+    """Query qI asks for pI, the first `answered` only; cI are copies of pI in capitals; dev and test have one each."""
+    passages = {f"p{i}": f"river number{i} flows" for i in range(queries)}
+    passages |= {f"c{i}": f"RIVER  Number{i} flows" for i in range(copies)}
+    passages |= {"dev": "stone bridge", "test": "garden wall", "more": "garden gate", "other": "stone wall"}
+    asked = {f"q{i}": f"where is number{i}" for i in range(queries)} | {"d": "which bridge", "t": "which garden wall"}
+    grades = {f"q{i}": {f"p{i}": int(i < answered)} for i in range(queries)} | {"d": {"dev": 1}, "t": {"test": 1}}
+    splits = {"train": [f"q{i}" for i in range(queries)], "dev": ["d"], "test": ["t"]}
+    return RankingData("odd", asked, passages, grades, {}, splits, "")
+
+
+def taught(data: RankingData, folder: Path, teacher: str | None = None, queries: int = 5, candidates: int = 3) -> list:
+    """The queries' texts that examples are made of."""
+    made = make_examples(
+        data, teacher, folder, queries=queries, depth=10, candidates=candidates, random_share=0.5, teacher_length=16,
+        seed=0,
+    )  # fmt: skip
+    return list(made.dataset["query"])
+
+
+def test_so_many_queries_are_taken_of_those_with_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = make_data(queries=20, answered=6)
+    assert len(taught(data, tmp_path, queries=5)) == 5
+    assert "14 train queries left out, without a relevant passage" in caplog.text
+
+
+def test_scores_of_the_data_or_of_a_file_decide_which_queries_and_negatives_there_are(tmp_path: Path) -> None:
+    data = make_data()
+    scored = {f"q{i}": {f"p{i}": 3.0, f"p{i + 1}": 1.0, f"p{i + 2}": 0.5} for i in range(4)}
+    scored |= {f"q{i}": {f"p{i}": 1.0} for i in range(9, 20)}  # with nothing to compare
+    expected = {f"where is number{i}" for i in range(4)}
+    assert set(taught(replace(data, scores=scored), tmp_path, "data", queries=4)) == expected
+    file = tmp_path / "scores.tsv"
+    rows = [f"{query}\t{passage}\t{score}" for query, row in scored.items() for passage, score in row.items()]
+    file.write_text("\n".join(["query_id\tpassage_id\tscore", *rows, "elsewhere\tp1\t2.0", ""]))
+    assert set(taught(data, tmp_path, str(file), queries=4)) == expected
+
+
+def test_copies_of_a_relevant_or_held_out_passage_are_no_negatives() -> None:
+    data = make_data(queries=6, copies=6)
+    data = replace(data, passages=data.passages | {"copy of test": "Garden wall"})
+    lists = {f"q{i}": [f"c{i}", f"p{i}", "copy of test", "more", "p0", "c0", "p1", "c1"] for i in range(6)}
+    for query, (positive, *negatives) in choose_candidates(
+        data, data.splits["train"], lists, size=6, random_share=0.2, seed=0
+    ):
+        assert positive == f"p{query[1:]}"
+        assert not {f"c{query[1:]}", f"p{query[1:]}", "copy of test", "test"} & set(negatives)
+        texts = [" ".join(data.passages[one].casefold().split()) for one in negatives]
+        assert len(texts) == 5
+
+
+def test_no_neighbourhood_holds_a_text_twice() -> None:
+    data = make_data(queries=4, copies=4)
+    data = replace(data, judgments=data.judgments | {"q1": {"c0": 1}, "q3": {"c2": 1}})
+    lists = {query: ["c0", "c2", "p0", "p2"] for query in data.splits["train"]}
+    (group,) = choose_neighbourhoods(data, data.splits["train"], lists, size=2, queries=2)
+    assert {passage for _, passage in group} == {"p0", "p2"}
+
+
+def test_queries_without_a_list_of_the_data_are_searched_for_training(caplog: pytest.LogCaptureFixture) -> None:
+    data = replace(make_data(), candidates={"q0": ["p5", "p0"], "t": ["test"]})
+    found = find_for_training(data, ["q0", "q1"], 3, BM25_OR_OWN)
+    assert found["q0"] == ["p5", "p0"]
+    assert found["q1"][0] == "p1"
+    assert "1 of 2 train queries have no list in candidates.tsv" in caplog.text
+    assert held_out(replace(data, candidates={"q0": ["p0"]}), "test", 5, 5, 0).candidates == {"t": []}  # it counts 0
+
+
+def write(folder: Path, data: RankingData, splits: bool = True) -> str:
+    folder.mkdir(parents=True)
+    for name, texts in (("corpus", data.passages), ("queries", data.queries)):
+        lines = [json.dumps({"_id": key, "text": text}) + "\n" for key, text in texts.items()]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    rows = {query: [f"{query}\t{p}\t{grade}" for p, grade in row.items()] for query, row in data.judgments.items()}
+    named = data.splits.items() if splits else [("", list(data.judgments))]
+    for split, ids in named:
+        lines = ["query-id\tcorpus-id\tscore", *(row for query in ids for row in rows[query]), ""]
+        (folder / f"qrels.{split}.tsv".replace("..", ".")).write_text("\n".join(lines))
+    return str(folder)
+
+
+def shifted(data: RankingData) -> RankingData:
+    """The same with other words."""
+    return replace(
+        data,
+        queries={key: text.replace("where is number", "which river is count") for key, text in data.queries.items()},
+        passages={key: text.replace("number", "count") for key, text in data.passages.items()},
+        judgments={key: grades for key, grades in data.judgments.items() if key.startswith("q")},
+    )
+
+
+def test_all_of_a_source_without_splits_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    other = write(tmp_path / "other", shifted(make_data()), splits=False)
+    data = replace(make_data(), candidates={"d": ["dev", "other"]})
+    _, _, tests = stages.hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
+    assert len(tests.candidates) == 20
+    assert "other has no splits: all of its judged queries are measured" in capsys.readouterr().out
+
+
+def test_queries_that_the_measured_source_shares_are_refused_or_left_out(tmp_path: Path) -> None:
+    data = replace(make_data(), candidates={"d": ["dev", "other"]})
+    shared = shifted(make_data())
+    shared = replace(
+        shared, queries=shared.queries | {"q3": "Where is  number7"}, passages=shared.passages | {"p4": "stone bridge"}
+    )
+    other = write(tmp_path / "other", shared, splits=False)
+    with pytest.raises(InputError, match=r"odd: 2 train and dev queries share .* other \(first: 'd'\).*--drop_leaks"):
+        stages.hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
+    measured = replace(shared, splits={"train": [], "dev": [], "test": ["q3", "q4"]})
+    kept = apart_from(data, measured, drop=True).splits
+    assert (kept["dev"], kept["test"]) == ([], ["t"])
+    assert set(data.splits["train"]) - set(kept["train"]) == {"q7"}
+
+
+def test_held_out_queries_without_two_candidates_are_refused_before_training() -> None:
+    data = replace(make_data(), candidates={"d": ["other", "dev"], "t": ["test"]})
+    with pytest.raises(InputError, match="none of 1 held-out queries has two candidates or more"):
+        stages.hold_out(MeasuringConfig(), data, None, "scratch", 64, BM25_OR_OWN)
+    data = replace(data, candidates=data.candidates | {"t": ["test", "more"]})
+    assert len(stages.hold_out(MeasuringConfig(), data, None, "scratch", 64, BM25_OR_OWN)) == 3
+
+
+def with_head(folder: Path, labels: int) -> Path:
+    tokenizer = make_tokenizer(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=64, num_labels=labels,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_cross_encoder_saved_by_sentence_transformers_keeps_its_head(tmp_path: Path, bi_encoder: Path) -> None:
+    plain, saved = tmp_path / "plain", tmp_path / "saved"
+    plain.mkdir()
+    CrossEncoder(str(with_head(plain, 1))).save_pretrained(str(saved))
+    assert (saved / "modules.json").is_file()  # as a bi-encoder has one
+    assert build_student(str(saved), tmp_path / "a").endswith("with its own or a fresh head")
+    pair = [("river", "stone bridge")]
+    assert CrossEncoder(str(tmp_path / "a")).predict(pair) == pytest.approx(CrossEncoder(str(saved)).predict(pair))
+    assert build_student(str(bi_encoder), tmp_path / "b").endswith("starting from its similarity")
+
+
+def test_a_head_of_several_labels_is_refused_before_any_work(tmp_path: Path) -> None:
+    folder = with_head(tmp_path, 2)
+    with pytest.raises(InputError, match=r"has a head of 2 labels, expected one: `python -m recipes.export`"):
+        check(MeasuringConfig(), TIERS["small"], tmp_path / "out", str(folder), TrainingConfig())
+    check(MeasuringConfig(), TIERS["small"], tmp_path / "out", str(folder))  # for recipes.export
+
+
+def test_an_artifact_is_tuned_in_its_own_tier_and_length(tiny_artifact: Path, tmp_path: Path) -> None:
+    def chosen(base: Path | str, tier: str | None = None, length: int | None = None) -> tuple[str | None, int]:
+        config, found = as_the_base(FinetuneConfig(base=str(base), tier=tier), length)
+        return config.tier, found
+
+    assert chosen(tiny_artifact) == ("nano", 64)
+    assert chosen(tiny_artifact, length=32) == ("nano", 32)
+    assert chosen(tiny_artifact, tier="small") == ("small", TIERS["small"].max_length)
+    assert chosen("builtin") == ("small", TIERS["small"].max_length)
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    write_manifest(odd, replace(read_manifest(tiny_artifact), tier="home-made"))
+    assert chosen(odd) == ("small", TIERS["small"].max_length)
