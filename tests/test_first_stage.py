@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data import InputError, RankingData
-from training.first_stage import _best, bm25_candidates, bm25_run, fuse
+from training.first_stage import _best, _tokenize, bm25_candidates, bm25_run, fuse
 
 PASSAGES = {"p1": "red apple", "p2": "green apple apple", "p3": "blue sky over the sea"}
 
@@ -36,6 +36,25 @@ def test_equal_scores_are_in_order_of_passage_id_whatever_the_order_of_the_corpu
     passages = dict.fromkeys(names, "same words here") | {"z": "other text"}
     for order in (passages, dict(reversed(passages.items()))):
         assert bm25_candidates(ranking_data({"q": "words"}, order), ["q"], depth=3) == {"q": ["a", "b", "c"]}
+
+
+def test_scripts_without_spaces_and_korean_are_cut_into_pairs() -> None:
+    texts = ["東京都の本 in 2024年", "本", "서울에서 왔다", "ไป", "Tokyo の の", ""]
+    assert _tokenize(texts) == [
+        ["東京", "京都", "都の", "の本", "2024", "年年"], ["本本"], ["서울", "울에", "에서", "왔다"], ["ไป"],
+        ["tokyo", "のの", "のの"], [],
+    ]  # fmt: skip
+
+
+def test_a_clause_is_found_by_a_part_of_it() -> None:
+    passages = {
+        "a": "東京都は日本の首都です。",
+        "b": "大阪は日本の都市です。",
+        "c": "서울에서 왔다",
+        "d": "부산에서 왔다",
+    }
+    data = RankingData("ja ko", {"q": "東京", "r": "서울은"}, passages, {}, {}, {}, "")
+    assert bm25_candidates(data, ["q", "r"]) == {"q": ["a"], "r": ["c"]}
 
 
 def test_passages_without_a_shared_word_are_not_retrieved() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data import InputError, RankingData, encodable
+from training.first_stage import UNSPACED
 
 SUFFIXES = (".md", ".markdown", ".rst", ".txt")
 PASSAGE_WORDS = 120  # about 160 tokens: what a reranker of 192 reads of it beside a query
@@ -26,8 +27,6 @@ LEAST_QUERIES = 30  # below that no split of them measures anything
 HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
 UNDERLINE = re.compile(r"([=\-~^\"'*+#`.:_])\1{2,}")
 FENCE = re.compile(r"\s*(```|~~~)")
-# Thai, Lao, Myanmar, Khmer; Japanese and Chinese.
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])")
 
 
