@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from export.artifact import GateError
 from export.to_onnx import ExportError
-from training.data import InputError
+from training.data import InputError, encodable
 from training.processes import is_first
 
 
@@ -58,6 +58,10 @@ def launch(
     """
     name = f"python -m recipes.{recipe}"
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for argument in arguments:
+        if encodable(argument) != argument:  # no manifest could hold it
+            print(f"error: the argument {argument!r} is not UTF-8: rename that file or folder", file=sys.stderr)
+            return 2
     shapes: Any = kinds
     parser: Any = HfArgumentParser(
         shapes, prog=name, usage=usage, description=explanation, formatter_class=HelpFormatter

@@ -17,8 +17,11 @@ from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
 from recipes.lineage import trace
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
-from training.prepare import load_sources, teacher_run
+from training.data import InputError
+from training.prepare import Held, load_sources, teacher_run
 from training.processes import is_first
+from training.score_file import SCORE_SUFFIXES
+from training.teacher import OWN_SCORES
 from training.tiers import TIERS
 
 
@@ -55,8 +58,8 @@ def run(
     )
 
     say(f"2/7 teacher: {student.teacher}")
-    examples = stages.make_taught(student.teacher, measuring, training, tier, data, stage)
-    taught = teacher_run(tests, student.teacher, measuring.cache / "teacher", training.teacher_length)
+    examples = stages.make_taught(student.teacher, measuring, training, tier, data, stage, tests)
+    taught = teacher_runs(student.teacher, tests, measuring.cache / "teacher", training.teacher_length)
 
     say(f"3/7 student: {student.tier} from {student.base}")
     settings = plain(student, config, measuring, training, search)
@@ -77,9 +80,7 @@ def run(
     )  # fmt: skip
 
     say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
-    measured = measure.measure(
-        exported, trained, tests, {"teacher": taught}, tier.limit_megabytes, measuring.parity_queries
-    )
+    measured = measure.measure(exported, trained, tests, taught, tier.limit_megabytes, measuring.parity_queries)
     say(measure.table(measured))
 
     say(f"7/7 artifact: {output}")
@@ -93,6 +94,17 @@ def run(
         lineage=lineage, settings=settings, seed=measuring.seed, command=command,
         allow_worse=training.gate == "report",
     )  # fmt: skip
+
+
+def teacher_runs(teacher: str, tests: Held, cache: Path, teacher_length: int) -> dict[str, dict[str, dict[str, float]]]:
+    """The teacher's order of the held-out candidates, by name; none where it is scores that leave some of them out."""
+    try:
+        return {"teacher": teacher_run(tests, teacher, cache, teacher_length)}
+    except InputError as error:
+        if teacher != OWN_SCORES and Path(teacher).suffix not in SCORE_SUFFIXES:
+            raise
+        say(f"    the teacher itself is not measured: {error}")
+        return {}
 
 
 def main(argv: list[str] | None = None) -> int:

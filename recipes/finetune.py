@@ -5,6 +5,7 @@ python -m recipes.finetune --documents FOLDER              # no queries needed: 
 python -m recipes.finetune --data FOLDER --base CHECKPOINT
 """
 
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def run(
     )
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
-    examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage)
+    examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage, tests)
 
     say(f"3/7 base: {config.base}")
     settings = plain(config, measuring, training, search)
@@ -113,9 +114,10 @@ def run(
 
 def as_the_base(config: FinetuneConfig, max_length: int | None) -> tuple[FinetuneConfig, int]:
     """The tier and the length, in tokens, that were asked for, or else those of the artifact that is the base."""
-    made = None
-    if (Path(config.base).expanduser() / MANIFEST_NAME).is_file():
-        made = read_manifest(Path(config.base).expanduser())
+    base, made = Path(os.path.expanduser(config.base)), None
+    for folder in (base, base.with_suffix("") if base.suffix == ".checkpoint" else base):
+        if (folder / MANIFEST_NAME).is_file():
+            made = read_manifest(folder)
     named = made.tier if made and made.tier in TIERS else DEFAULT_TIER
     chosen = replace(config, tier=config.tier or named)
     same = made is not None and made.tier == chosen.tier

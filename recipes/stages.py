@@ -13,7 +13,7 @@ from recipes.measure import check_held_out
 from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
 from training.backbone import builtin_backbone, model_fingerprint, resolve_model
 from training.candidates import BM25_OR_OWN, FirstStage
-from training.data import InputError, RankingData, fingerprint
+from training.data import InputError, RankingData, fingerprint, held_texts
 from training.imitation import TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
 from training.mixture import apart_from
@@ -105,6 +105,7 @@ def make_taught(
     tier: Tier,
     data: RankingData,
     stage: FirstStage,
+    tests: Held,
 ) -> Examples:
     """`prepare.make_examples` by the settings. Raises InputError, before the teacher's work, for less than a step."""
     queries = training.limit or tier.train_queries
@@ -115,6 +116,7 @@ def make_taught(
         queries=queries, depth=measuring.depth, candidates=training.candidates,
         random_share=training.random_share, teacher_length=training.teacher_length,
         seed=measuring.seed, stage=stage, pool=training.teacher_pool, margin=training.false_negative_margin,
+        unseen=held_texts(tests.data),
     )  # fmt: skip
 
 

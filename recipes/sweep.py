@@ -68,7 +68,7 @@ def run(
         say(f"2/3 {number} of {len(tries)}: {named(one)}")
         began = time.monotonic()
         chosen, part = smaller(replace(training, **one), tier, config.share)
-        examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage)
+        examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage, dev)
         # The queries of each stage are the part's, and no settings any more.
         settings = plain(student, measuring, chosen, search) | {"share": config.share, "part": asdict(part)}
         workspace, _ = stages.begin(settings, measuring, chosen, part, data, examples)

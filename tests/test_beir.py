@@ -103,6 +103,9 @@ def replace_line(name: str, number: int, line: str) -> Callable[[Path], None]:
             replace_line("corpus.jsonl", 2, '{"_id": "p2", "text": null}'),
             r':2: "text" must be a string, got None',
         ),
+        (replace_line("corpus.jsonl", 2, '{"_id": "p\\ud83d", "text": "x"}'), ":2: id .* holds half of a character"),
+        (replace_line("corpus.jsonl", 2, "[" * 100_000), ":2: invalid JSON"),
+        (replace_line("corpus.jsonl", 2, '{"_id": ' + "1" * 5000 + "}"), ":2: invalid JSON"),
         (replace_line("corpus.jsonl", 2, '{"_id": "p1", "text": "x"}'), r":2: id 'p1' was already used"),
         (
             replace_line("queries.jsonl", 3, '{"_id": "q3", "text": ""}'),

@@ -96,6 +96,11 @@ def test_the_gates_of_a_base_by_hand() -> None:
         (["--data", "pydocs", "--documents", "docs"], "expected either --data or --documents"),
         (["--documents", "no/such/folder"], "no/such/folder': no such folder"),
         (["--data", "no/such/folder"], "no/such/folder' is no folder"),
+        (["--data", "caf\udce9"], "'caf\\udce9' is not UTF-8: rename that file or folder"),
+        (
+            ["--data", "pydocs", "--base", "~nobody-of-that-name/m"],
+            "model folder '~nobody-of-that-name/m' does not exist",
+        ),
         (["--data", "pydocs", "--test_share", "0.9"], "--test_share is 0.9: expected above 0 to 0.8"),
         (["--data", "pydocs", "--temperature", "0"], "--temperature is 0.0: expected more than 0"),
     ],

@@ -39,10 +39,10 @@ def test_equal_scores_are_in_order_of_passage_id_whatever_the_order_of_the_corpu
 
 
 def test_scripts_without_spaces_and_korean_are_cut_into_pairs() -> None:
-    texts = ["東京都の本 in 2024年", "本", "서울에서 왔다", "ไป", "Tokyo の の", ""]
+    texts = ["東京都の本 in 2024年", "本", "서울에서 왔다", "ไป", "Tokyo の の", "", "ญี่ปุ่น", "か\u3099く"]
     assert _tokenize(texts) == [
         ["東京", "京都", "都の", "の本", "2024", "年年"], ["本本"], ["서울", "울에", "에서", "왔다"], ["ไป"],
-        ["tokyo", "のの", "のの"], [],
+        ["tokyo", "のの", "のの"], [], ["ญี", "ี่", "่ป", "ปุ", "ุ่", "่น"], ["がく"],
     ]  # fmt: skip
 
 

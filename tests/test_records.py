@@ -92,6 +92,7 @@ def test_negatives_of_the_record_come_first_and_scored_ones_alone_where_asked(tm
         ({"query": "q", "positives": ["a"], "scores": [1, 2]}, '"scores" is 2 of them, expected 1'),
         ({"query": "q", "positives": ["a"], "scores": "high"}, "\"scores\" is 'high', expected 1"),
         ({"query": "q", "positives": ["a"], "scores": [float("nan")]}, '"scores" holds nan'),
+        ({"query": "q", "positives": ["a"], "scores": [10**400]}, '"scores" holds 1000'),
         (["q", "a"], "expected an object"),
     ],
 )

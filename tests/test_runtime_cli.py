@@ -76,7 +76,11 @@ def test_info_shows_whatever_a_manifest_may_hold(
     tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = shutil.copytree(tiny_artifact, tmp_path / "odd")
-    odd = {"metrics": {"x": 3, "y": {"z": "fine"}}, "gates": [{}, "later"], "lineage": {"base": [1]}}
+    odd = {
+        "metrics": {"x": 3, "y": {"z": "fine"}, "w": {"z": {"queries": [1]}}},
+        "gates": [{}, "later"],
+        "lineage": {"base": [1]},
+    }
     write_manifest(folder, dataclasses.replace(read_manifest(folder), **odd))
     assert main(["info", str(folder)]) == 0
     shown = capsys.readouterr().out

@@ -94,6 +94,8 @@ def test_bad_requests_are_named(foreign: Path) -> None:
         ranker.rerank(RerankRequest("time", [{"id": 1}]))
     with pytest.raises(InputError, match="passages is 5"):
         ranker.rerank(RerankRequest("time", 5))  # type: ignore[arg-type]
+    with pytest.raises(ModelNotFoundError, match="no model folder"):
+        Reranker("a" * 5000, foreign=True)  # longer than a name may be
     with pytest.raises(ModelNotFoundError, match="absent"):
         Ranker("absent", cache_dir=foreign.parent)
     with pytest.raises(InputError, match="max_length is 3"):

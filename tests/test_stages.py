@@ -82,7 +82,7 @@ def test_training_together_goes_on_from_training_apart(bi_encoder: Path, tmp_pat
 
 
 def test_fewer_queries_than_a_step_are_refused_before_the_teacher_works(tmp_path: Path) -> None:
-    _, data, _, _ = prepared(tmp_path, queries=48)
+    _, data, dev, _ = prepared(tmp_path, queries=48)
     training, measuring = TrainingConfig(queries_per_step=64), MeasuringConfig(cache=tmp_path)
     with pytest.raises(InputError, match=r"48 training queries are fewer than the 64 of a step.*--queries_per_step"):
-        make_taught("no-such-teacher", measuring, training, TIERS["small"], data, BM25_OR_OWN)
+        make_taught("no-such-teacher", measuring, training, TIERS["small"], data, BM25_OR_OWN, dev)

@@ -11,14 +11,15 @@ from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertForSequenceClassification
 
 from recipes import stages
+from recipes.distill import teacher_runs
 from recipes.finetune import FinetuneConfig, as_the_base
 from recipes.settings import MeasuringConfig, TrainingConfig, check
 from training.candidates import BM25_OR_OWN, find_for_training
 from training.data import InputError, RankingData
 from training.examples import choose_candidates
-from training.mixture import apart_from
+from training.mixture import apart_from, mix
 from training.neighbours import choose_neighbourhoods
-from training.prepare import held_out, make_examples
+from training.prepare import Held, held_out, make_examples
 from training.student import build_student
 from training.tiers import TIERS
 
@@ -53,6 +54,8 @@ def test_scores_of_the_data_or_of_a_file_decide_which_queries_and_negatives_ther
     data = make_data()
     scored = {f"q{i}": {f"p{i}": 3.0, f"p{i + 1}": 1.0, f"p{i + 2}": 0.5} for i in range(4)}
     scored |= {f"q{i}": {f"p{i}": 1.0} for i in range(9, 20)}  # with nothing to compare
+    data = replace(data, judgments=data.judgments | {"q5": {"p5": 1, "p6": 1, "p7": 1}})
+    scored["q5"] = {"p5": 1.0, "p6": 1.0, "p7": 1.0}  # nor here
     expected = {f"where is number{i}" for i in range(4)}
     assert set(taught(replace(data, scores=scored), tmp_path, "data", queries=4)) == expected
     file = tmp_path / "scores.tsv"
@@ -132,9 +135,60 @@ def test_queries_that_the_measured_source_shares_are_refused_or_left_out(tmp_pat
     with pytest.raises(InputError, match=r"odd: 2 train and dev queries share .* other \(first: 'd'\).*--drop_leaks"):
         stages.hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
     measured = replace(shared, splits={"train": [], "dev": [], "test": ["q3", "q4"]})
+    with pytest.raises(InputError, match="all dev queries are shared"):
+        apart_from(data, measured, drop=True)
+    data = replace(data, splits=data.splits | {"train": data.splits["train"][:-1], "dev": ["d", "q19"]})
     kept = apart_from(data, measured, drop=True).splits
-    assert (kept["dev"], kept["test"]) == ([], ["t"])
+    assert (kept["dev"], kept["test"]) == (["q19"], ["t"])
     assert set(data.splits["train"]) - set(kept["train"]) == {"q7"}
+
+
+def test_what_is_relevant_to_held_out_queries_of_other_data_is_no_negative(tmp_path: Path) -> None:
+    data = replace(make_data(queries=8), candidates={f"q{i}": ["more", "other", "p0", "p1", "p2"] for i in range(8)})
+    measured = replace(
+        data, judgments={"t": {"more": 1, "p1": 1}}, splits={"train": [], "dev": [], "test": ["t"]},
+        passages=data.passages | {"more": "Garden  gate"},
+    )  # fmt: skip
+    config = TrainingConfig(candidates=4, queries_per_step=1, random_share=0.5)
+    held = Held(measured, {"t": ["more"]})
+    found = stages.make_taught(None, MeasuringConfig(cache=tmp_path), config, TIERS["small"], data, BM25_OR_OWN, held)
+    for query, (positive, *negatives) in zip(found.dataset["query"], found.dataset["passages"], strict=True):
+        assert positive == f"river {query.removeprefix('where is ')} flows"
+        assert not {"garden gate", "river number1 flows", "stone bridge", "garden wall"} & set(negatives)
+
+
+def test_held_out_passages_of_one_source_are_no_negatives_in_another(tmp_path: Path) -> None:
+    first = make_data(queries=8)
+    second = replace(
+        first, name="second", judgments={"q0": {"p0": 1}, "t": {"more": 1}, "d": {"p5": 1}},
+        queries={"q0": "where number0 is", "t": "which gate", "d": "which number5"},
+        splits={"train": ["q0"], "dev": ["d"], "test": ["t"]},
+    )  # fmt: skip
+    first = replace(first, judgments={q: grades for q, grades in first.judgments.items() if q not in ("q0", "q5")},
+                    splits=first.splits | {"train": [f"q{i}" for i in (1, 2, 3, 4, 6, 7)]})  # fmt: skip
+    found = make_examples(
+        mix([(first, 1.0), (second, 1.0)]), None, tmp_path, queries=20, depth=10, candidates=6, random_share=1.0,
+        teacher_length=16, seed=0,
+    )  # fmt: skip
+    assert len(found.dataset) == 7
+    for _, *negatives in found.dataset["passages"]:
+        assert not {"garden gate", "river number5 flows", "stone bridge", "garden wall"} & set(negatives)
+
+
+def test_scores_that_leave_held_out_candidates_out_leave_the_teachers_row_out(capsys: pytest.CaptureFixture) -> None:
+    data = replace(make_data(), scores={"t": {"test": 1.0}})
+    assert teacher_runs("data", Held(data, {"t": ["test"]}), Path("cache"), 16) == {"teacher": {"t": {"test": 1.0}}}
+    assert teacher_runs("data", Held(data, {"t": ["test", "more"]}), Path("cache"), 16) == {}
+    assert "the teacher itself is not measured: odd has no score for 1 of 2 pairs" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no/such"):
+        teacher_runs("no/such/model", Held(data, {"t": ["test"]}), Path("cache"), 16)
+
+
+def test_a_file_of_scores_of_other_ids_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "scores.tsv"
+    file.write_text("query_id\tpassage_id\tscore\nelsewhere\tp1\t2.0\n")
+    with pytest.raises(InputError, match="the file of scores has no query with a passage of odd"):
+        taught(make_data(), tmp_path, str(file))
 
 
 def test_held_out_queries_without_two_candidates_are_refused_before_training() -> None:
@@ -182,6 +236,8 @@ def test_an_artifact_is_tuned_in_its_own_tier_and_length(tiny_artifact: Path, tm
     assert chosen(tiny_artifact) == ("nano", 64)
     assert chosen(tiny_artifact, length=32) == ("nano", 32)
     assert chosen(tiny_artifact, tier="small") == ("small", TIERS["small"].max_length)
+    assert chosen(Path(f"{tiny_artifact}.checkpoint")) == ("nano", 64)
+    assert chosen("~nobody-of-that-name/m") == ("small", TIERS["small"].max_length)
     assert chosen("builtin") == ("small", TIERS["small"].max_length)
     odd = tmp_path / "odd"
     odd.mkdir()

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def resolve_model(name_or_path: str) -> Path:
     """
     if name_or_path == BUILTIN:
         return builtin_backbone()
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # Path.expanduser raises for a user that is not there
     if name_or_path.strip() and path.is_dir():
         return _weights_of(path) if (path / MANIFEST).is_file() else path
     if path.is_file():

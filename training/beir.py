@@ -56,7 +56,9 @@ def read_folder(folder: Path, keep_missing: bool = False) -> RankingData:
         )
     splits = {name: [query_id for query_id in queries if sides.get(query_id) == name] for name in SPLITS}
     candidates = _read_candidates(folder / "candidates.tsv", queries, passages)
-    return RankingData(folder.resolve().name, queries, passages, judgments, candidates, splits, _licence(folder))
+    return RankingData(
+        encodable(folder.resolve().name), queries, passages, judgments, candidates, splits, _licence(folder)
+    )
 
 
 def _read_texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -68,6 +70,8 @@ def _read_texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: invalid JSON ({error.msg} at column {error.colno}); fix the line") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+            raise InputError(f"{where}: invalid JSON ({error}); fix the line") from None
         if not isinstance(record, dict):
             raise InputError(f'{where}: expected a JSON object such as {{"_id": "1", "text": "..."}}')
         key = _identifier(where, record)
@@ -90,6 +94,8 @@ def _identifier(where: str, record: dict[str, Any]) -> str:
         return str(key)
     if not isinstance(key, str) or not key.strip():
         raise InputError(f'{where}: expected "_id" (or "id") to be a string that is not empty, got {key!r}')
+    if encodable(key) != key:
+        raise InputError(f"{where}: id {key!r} holds half of a character (a lone surrogate); give it another")
     return key
 
 

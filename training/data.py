@@ -107,10 +107,16 @@ def relevant_passages(data: RankingData, query_id: str) -> list[str]:
     return [passage_id for passage_id, grade in grades.items() if grade > 0 and passage_id in data.passages]
 
 
+def held_texts(data: RankingData) -> set[str]:
+    """The texts, without case and white space, that are relevant to a query of dev or test."""
+    held = {query for split in ("dev", "test") for query in data.splits.get(split, [])}
+    return {normalized(data.passages[passage]) for query in held for passage in relevant_passages(data, query)}
+
+
 def first_of_text(data: RankingData) -> dict[str, str]:
     """Passage id -> the first id of a passage with the same text, case and white space aside: mostly itself."""
     first: dict[str, str] = {}
-    return {passage: first.setdefault(_normalized(text), passage) for passage, text in data.passages.items()}
+    return {passage: first.setdefault(normalized(text), passage) for passage, text in data.passages.items()}
 
 
 def require_splits(data: RankingData, *names: str) -> None:
@@ -273,8 +279,8 @@ def texts_of(data: RankingData, query_id: str) -> list[str]:
     """What no two splits may share: the query's text and the texts of its relevant passages, normalized."""
     passages = [data.passages[passage_id] for passage_id in relevant_passages(data, query_id)]
     return [
-        f"query {_normalized(data.queries[query_id])}",
-        *(f"passage {_normalized(text)}" for text in passages),
+        f"query {normalized(data.queries[query_id])}",
+        *(f"passage {normalized(text)}" for text in passages),
     ]
 
 
@@ -283,7 +289,8 @@ def encodable(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _normalized(text: str) -> str:
+def normalized(text: str) -> str:
+    """A text without case and white space, by which texts are compared."""
     return " ".join(text.casefold().split())
 
 

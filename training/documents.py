@@ -79,7 +79,7 @@ def load_documents(folder: Path) -> RankingData:
             f"{len(queries)} queries, expected {LEAST_QUERIES} or more; add documents"
         )
     empty: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
-    return RankingData(folder.resolve().name, queries, passages, judgments, {}, empty, "the documents' own")
+    return RankingData(encodable(folder.resolve().name), queries, passages, judgments, {}, empty, "the documents' own")
 
 
 def find_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -155,7 +155,8 @@ def cut_paragraph(text: str) -> list[str]:
     """A paragraph as it is, or in sentences where it is too long for a passage, the longest of them in pieces."""
     if count_words(text) <= PASSAGE_WORDS:
         return [text]
-    width = PASSAGE_WORDS * (WORD_CHARACTERS // 2)
+    # As wide as so many words of the text are, and never wider than words of five characters.
+    width = min(len(text) // count_words(text), WORD_CHARACTERS // 2) * PASSAGE_WORDS
     return [
         piece
         for sentence in sentences(text)
@@ -168,8 +169,8 @@ def cut_paragraph(text: str) -> list[str]:
 
 
 def count_words(text: str) -> int:
-    """Words between white space, or one for every ten characters where that is more."""
-    return max(len(text.split()), len(text) // WORD_CHARACTERS)
+    """Words as they are read, or one for every ten characters where that is more."""
+    return max(words_read(text), len(text) // WORD_CHARACTERS)
 
 
 def words_read(text: str) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from training.data import RankingData, first_of_text, relevant_passages, source_of
+from training.data import RankingData, first_of_text, held_texts, normalized, relevant_passages, source_of
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ def is_usable(data: RankingData, query: str, least: int) -> bool:
     """Whether a query has a relevant passage; with `least`, one with a score of the data's own, among so many."""
     scored = data.scores.get(query, {})
     relevant = relevant_passages(data, query)
-    return len(scored) >= least and any(not least or passage in scored for passage in relevant)
+    others = sum(passage not in relevant for passage in scored)
+    return others >= least - 1 and any(not least or passage in scored for passage in relevant)
 
 
 def left_out(data: RankingData, usable: Sequence[str], lacking: str) -> None:
@@ -60,6 +61,7 @@ def choose_candidates(
     seed: int,
     scored_only: bool = False,
     at_least: int | None = None,
+    unseen: Collection[str] = (),
 ) -> list[tuple[str, list[str]]]:
     """(query id, K = `size` passage ids) for each query: one relevant passage, then negatives.
 
@@ -68,14 +70,14 @@ def choose_candidates(
     `random_share` of the negatives comes from any other passage. With `scored_only` all K come from those that
     `data.scores` knows for the query. Where there are fewer than K of them, `at_least` (by default K) are enough.
     Passages that are relevant to a query of another split stay unseen: in `pydocs`, the held-out packages; so do copies
-    of them, and a copy of a relevant passage is no negative. The queries
-    come in random order, because neighbours in the data are often alike; one without a relevant passage is left out.
+    of them and what has one of the texts `unseen` (`data.held_texts` of other data). A copy of a relevant passage is no
+    negative. The queries come in random order, because neighbours in the data are often alike; one without a relevant
+    passage is left out.
     """
     generator = np.random.default_rng(seed)
     first = first_of_text(data)
-    held = {first[passage] for split, ids in data.splits.items() if split != "train" for query_id in ids
-            for passage in relevant_passages(data, query_id)}  # fmt: skip
-    pool = [passage for passage in data.passages if first[passage] not in held]
+    held = held_texts(data) | set(unseen)
+    pool = [passage for passage, text in data.passages.items() if normalized(text) not in held]
     allowed, texts = set(pool), len({first[passage] for passage in pool})
     chosen = []
     for query_id in generator.permutation(np.array(query_ids, dtype=object)):

@@ -1,6 +1,7 @@
 """The first stage: BM25 over the whole corpus, and how several rankings become one."""
 
 import re
+import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
@@ -19,6 +20,7 @@ RRF_K = 60  # the constant of the paper
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 # Korean has spaces, and endings at its words: pairs of syllables find what whole words miss.
 PAIRED = re.compile(f"{UNSPACED.pattern[:-1]}\uac00-\ud7af]+")
+WORD = rf"(?u)\b\w\w+\b|{UNSPACED.pattern}{{2}}"  # a vowel sign of Thai is no \w
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -96,8 +98,8 @@ def fuse(rankings: Iterable[Sequence[Item]], k: float = RRF_K) -> dict[Item, flo
 
 
 def _tokenize(texts: Sequence[str]) -> list[list[str]]:
-    spaced = [PAIRED.sub(_bigrams, text) for text in texts]
-    return bm25s.tokenize(spaced, stopwords="en", return_ids=False, show_progress=False)
+    spaced = [PAIRED.sub(_bigrams, unicodedata.normalize("NFC", text)) for text in texts]
+    return bm25s.tokenize(spaced, stopwords="en", token_pattern=WORD, return_ids=False, show_progress=False)
 
 
 def _bigrams(run: re.Match[str]) -> str:

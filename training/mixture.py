@@ -113,6 +113,9 @@ def apart_from(data: RankingData, measured: RankingData, drop: bool) -> RankingD
         _log.warning("%s: %d train and dev queries left out, shared with %s", data.name, len(shared), measured.name)
     kept = {split: [query for query in ids if split == "test" or query not in shared]
             for split, ids in data.splits.items()}  # fmt: skip
+    for split in ("train", "dev"):
+        if data.splits[split] and not kept[split]:
+            raise InputError(f"{data.name}: all {split} queries are shared with {measured.name}: measure on other data")
     return replace(data, splits=kept)
 
 

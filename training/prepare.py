@@ -1,8 +1,9 @@
 """From a data source to what training and measuring take: limited splits, candidates, teacher-scored examples."""
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from training.data import (
     HELD_OUT_SHARE,
     InputError,
     RankingData,
+    held_texts,
     limit_queries,
     load,
     relevant_passages,
@@ -117,12 +119,13 @@ def make_examples(
     stage: FirstStage = BM25_OR_OWN,
     pool: int = 0,
     margin: float | None = None,
+    unseen: Collection[str] = (),
 ) -> Examples:
     """Choose candidates for `queries` training queries and let the teacher score them.
 
     With a `pool` the teacher scores that many passages a query, and `choose_by_teacher` keeps `candidates` of them; a
     `margin` without a pool has one of three times the candidates. Without a teacher the scores are 0, and nothing must
-    be learned from them.
+    be learned from them. Passages with a text that is `unseen`, or relevant to a held-out query, are no negatives.
     Raises InputError when nothing is left to train on, or a pool has no teacher.
     """
     if margin is not None and not pool:
@@ -132,6 +135,10 @@ def make_examples(
     require_splits(data, "train")
     if teacher and Path(teacher).suffix in SCORE_SUFFIXES and Path(teacher).is_file():
         data, teacher = replace(data, scores=scores_by_query(Path(teacher), data)), OWN_SCORES
+        if not data.scores:
+            raise InputError(
+                f"the file of scores has no query with a passage of {data.name}: give their ids, NAME/ID of mixed data"
+            )
     least = candidates if teacher == OWN_SCORES else 0
     usable = [query for query in data.splits["train"] if is_usable(data, query, least)]
     left_out(data, usable, "a relevant passage" + (f" and {candidates} with scores" if least else ""))
@@ -142,7 +149,7 @@ def make_examples(
         for one in parts(data)  # negatives of another source would be too easy
         for example in choose_candidates(
             one, one.splits["train"], lists, size=pool or candidates, random_share=random_share, seed=seed,
-            scored_only=teacher == OWN_SCORES, at_least=candidates,
+            scored_only=teacher == OWN_SCORES, at_least=candidates, unseen=held_texts(data) | set(unseen),
         )
     ]  # fmt: skip
     if data.sources:
@@ -258,7 +265,11 @@ def neighbourhood_teacher(
 
     That backbone starts as `texts`, passages of the domain, make it: as a student of all its layers and its full width.
     """
-    if teacher and (Path(teacher).expanduser() / "config.json").is_file() and reads_apart(resolve_model(teacher)):
+    if (
+        teacher
+        and (Path(os.path.expanduser(teacher)) / "config.json").is_file()
+        and reads_apart(resolve_model(teacher))
+    ):
         return resolve_model(teacher)
     if not is_projected(base, tier):
         return None

@@ -6,7 +6,7 @@ the positives, then the negatives.
 """
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,10 @@ def _scores(place: str, values: Any, count: int) -> list[float]:
         found = f"{len(values)} of them" if isinstance(values, list) else f"{values!r:.60}"
         raise InputError(f'{place}: "scores" is {found}, expected {count}: of the positives, then the negatives')
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        # JSON has integers beyond any float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise InputError(
-                f'{place}: "scores" holds {value!r}, expected finite numbers; correct it or drop the record'
+                f'{place}: "scores" holds {value!r:.40}, expected finite numbers; correct it or drop the record'
             )
     return [float(value) for value in values]
 
@@ -96,7 +97,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 record = json.loads(raw.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
                 raise InputError(f"{place}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{place}: not a JSON object ({error}); fix the line") from None
             if not isinstance(record, dict):
                 raise InputError(f'{place}: expected an object with "query" and "positives", got {record!r:.60}')

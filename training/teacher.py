@@ -6,6 +6,7 @@ goes on where it stopped.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +55,7 @@ def open_teacher(teacher: str, max_length: int = MAX_LENGTH) -> Teacher:
     The fingerprint hashes its kind, weights, configuration, tokenizer and `max_length`; nothing is loaded.
     Raises InputError when it can't be found or is none of these.
     """
-    path = Path(teacher).expanduser()
+    path = Path(os.path.expanduser(teacher))
     if path.suffix in SCORE_SUFFIXES and not path.is_dir():
         if not path.is_file():
             raise InputError(f"teacher {teacher!r}: there is no such file of scores")

@@ -84,8 +84,8 @@ def _info(arguments: argparse.Namespace) -> None:
     facts |= {part: _in_a_line(stated) for part, stated in manifest.lineage.items()}
     for stage, values in manifest.metrics.items():
         measured = list(values.values()) if isinstance(values, dict) else []
-        counts = {value["queries"] for value in measured if isinstance(value, dict) and "queries" in value}
-        facts[stage] = _in_a_line(values) + (f" ({', '.join(map(str, sorted(counts)))} queries)" if counts else "")
+        counts = {str(value["queries"]) for value in measured if isinstance(value, dict) and "queries" in value}
+        facts[stage] = _in_a_line(values) + (f" ({', '.join(sorted(counts))} queries)" if counts else "")
     if arguments.json:
         print(json.dumps(facts, ensure_ascii=False))
         return

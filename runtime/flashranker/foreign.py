@@ -31,7 +31,7 @@ def describe_foreign(folder: str | os.PathLike[str]) -> tuple[Path, Manifest]:
     Raises ModelNotFoundError (no such folder) or ArtifactError (no tokenizer.json, or not one model).
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path.is_dir raises for a name that is too long
         raise ModelNotFoundError(f"no model folder at {str(root)!r}: give the path of a folder")
     tokenizer = root / TOKENIZER_NAME
     if not tokenizer.is_file():
