@@ -64,7 +64,7 @@ def cut_last_layer(model: PreTrainedModel) -> str:
             difference = float((model(**inputs).logits - whole).abs().max() / whole.abs().max())
             reason = "" if difference <= EXACT else f"the head reads more than the first token ({difference:.1e} apart)"
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            reason = f"{type(layer).__name__} cannot run at the first token alone: {error}"
+            reason = f"{type(layer).__name__}, or the head behind it, needs more than the first token: {error}"
     model.float()
     if reason:
         del layer.forward

@@ -20,7 +20,7 @@ from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, Train
 from training.data import InputError
 from training.prepare import Held, load_sources, teacher_run
 from training.processes import is_first
-from training.score_file import SCORE_SUFFIXES
+from training.score_file import score_file
 from training.teacher import OWN_SCORES
 from training.tiers import TIERS
 
@@ -101,7 +101,7 @@ def teacher_runs(teacher: str, tests: Held, cache: Path, teacher_length: int) ->
     try:
         return {"teacher": teacher_run(tests, teacher, cache, teacher_length)}
     except InputError as error:
-        if teacher != OWN_SCORES and Path(teacher).suffix not in SCORE_SUFFIXES:
+        if teacher != OWN_SCORES and not score_file(teacher):
             raise
         say(f"    the teacher itself is not measured: {error}")
         return {}

@@ -60,8 +60,8 @@ def run(
 ) -> None:
     """The story of one fine-tuning. Raises InputError, GateError or ExportError."""
     training, began = stages.decided(training), time.monotonic()
-    config, max_length = as_the_base(config, measuring.max_length)
-    tier, name = TIERS[config.tier or DEFAULT_TIER], config.tier or DEFAULT_TIER
+    name, max_length = as_the_base(config, measuring.max_length)
+    config, tier = replace(config, tier=name), TIERS[name]
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     check(measuring, tier, config.output, config.base, training)
@@ -112,16 +112,14 @@ def run(
     )  # fmt: skip
 
 
-def as_the_base(config: FinetuneConfig, max_length: int | None) -> tuple[FinetuneConfig, int]:
+def as_the_base(config: FinetuneConfig, max_length: int | None) -> tuple[str, int]:
     """The tier and the length, in tokens, that were asked for, or else those of the artifact that is the base."""
     base, made = Path(os.path.expanduser(config.base)), None
     for folder in (base, base.with_suffix("") if base.suffix == ".checkpoint" else base):
         if (folder / MANIFEST_NAME).is_file():
             made = read_manifest(folder)
-    named = made.tier if made and made.tier in TIERS else DEFAULT_TIER
-    chosen = replace(config, tier=config.tier or named)
-    same = made is not None and made.tier == chosen.tier
-    return chosen, max_length or (made.max_length if made and same else TIERS[chosen.tier or named].max_length)
+    name = config.tier or (made.tier if made and made.tier in TIERS else DEFAULT_TIER)
+    return name, max_length or (made.max_length if made and made.tier == name else TIERS[name].max_length)
 
 
 def load_data(config: FinetuneConfig, training: TrainingConfig, test_share: float) -> RankingData:

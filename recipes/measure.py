@@ -34,6 +34,7 @@ from training.candidates import Candidates
 from training.data import InputError
 from training.metrics import evaluate, paired_bootstrap, run_from_scores, summarise
 from training.prepare import Held, first_stage_run
+from training.tiers import TIERS
 from training.train import TrainingResult
 
 LATENCY_PASSAGES = 100
@@ -129,10 +130,13 @@ def export(
     tier: str,
     max_length: int,
     limit_megabytes: float,
-    target_tau: float,
+    target_tau: float | None,
     profile: str,
 ) -> Exported:
-    """fp32 and int8 graphs in two staged folders; quantized and calibrated on dev queries."""
+    """fp32 and int8 graphs in two staged folders; quantized and calibrated on dev queries.
+
+    `target_tau`: what quantization climbs to; None for the tier's own.
+    """
     # Only the folder to be published must lie beside its destination: a rename does not cross file systems.
     staging = {"fp32": workspace / "fp32", "int8": output.with_name(f".{output.name}.staging")}
     graph = workspace / "graphs"
@@ -152,7 +156,7 @@ def export(
         [pair for request in encoded for pair in request],
         query_ids,
         limit_bytes=int(limit_megabytes * 1e6),
-        target_tau=target_tau,
+        target_tau=TIERS[tier].int8_tau if target_tau is None else target_tau,
         profile=profile,
     )
     quantization["last layer"] = "first token only" if cut.first_token_only else f"whole: {cut.reason}"

@@ -50,8 +50,11 @@ class MeasuringConfig:
     depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
     test_depth: int | None = setting(None, "the same for held-out queries; by default --depth")
     max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
-    int8_tau: float = setting(
-        0.985, "Kendall's tau to fp32, on dev, that quantization climbs to; the gate asks for 0.98 on other queries"
+    int8_tau: float | None = setting(
+        None,
+        "Kendall's tau to fp32, on dev, that quantization climbs to; by default the tier's "
+        f"({', '.join(f'{name} {tier.int8_tau}' for name, tier in TIERS.items())}); the gate asks for 0.98 on other "
+        "queries",
     )
     profile: str = setting(
         PORTABLE,
@@ -188,7 +191,7 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
             raise InputError(f"--{name} is {value}: expected {least} or more")
         if value is not None and name in ABOVE_ZERO and not value > 0:
             raise InputError(f"--{name} is {value}: expected more than 0")
-        if name in ("random_share", "int8_tau", "gbce_calibration") and not value <= 1:
+        if value is not None and name in ("random_share", "int8_tau", "gbce_calibration") and not value <= 1:
             raise InputError(f"--{name} is {value}: expected 0 to 1")
     if training and 0 < training.teacher_pool < training.candidates:
         raise InputError(

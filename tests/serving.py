@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,3 +55,11 @@ def counted(url: str, name: str) -> float:
     """A counter of /metrics, summed over its labels."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+def wait_for(url: str, name: str, count: int) -> None:
+    """Wait until a counter of /metrics is at `count`; an AssertionError after ten seconds."""
+    began = time.monotonic()
+    while counted(url, name) != count:
+        assert time.monotonic() - began < 10, f"{name} is {counted(url, name)}, expected {count}"
+        time.sleep(0.01)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from flashranker import Cascade, Reranker
-from serving import counted, half_sent, post, serving
+from serving import counted, half_sent, post, serving, wait_for
 
 QUERY = "sort list"
 TEXTS = ["river mountain", "python list sort", "open file", "bread and water", "sort a list of letters"]
@@ -21,8 +21,7 @@ def test_a_full_server_says_so_at_once_and_serves_those_it_let_in(models: dict[s
     with serving(models, running=1, waiting=1) as url:
         body = {"query": QUERY, "texts": TEXTS}
         held = [half_sent(url, body) for _ in range(2)]
-        while counted(url, "flashranker_requests_waiting") < 2:
-            time.sleep(0.01)
+        wait_for(url, "flashranker_requests_waiting", 2)
         refused = post(url, body)
         assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
         assert "2 requests are here already" in refused.json()["message"]
@@ -51,13 +50,9 @@ def test_work_for_a_client_that_went_away_is_dropped(models: dict[str, Any]) -> 
         texts = [f"{number} list" for number in range(300_000)]
         connection, rest = half_sent(url, {"query": QUERY, "texts": texts})
         connection.sendall(rest)
-        while counted(url, "flashranker_requests_running") < 1:
-            time.sleep(0.01)
+        wait_for(url, "flashranker_requests_running", 1)
         connection.close()
-        began = time.monotonic()
-        while counted(url, 'flashranker_requests_total{model="tiny",status="499"}') < 1:
-            assert time.monotonic() - began < 5, "the work goes on although nobody waits for it"
-            time.sleep(0.01)
+        wait_for(url, 'flashranker_requests_total{model="tiny",status="499"}', 1)
         assert counted(url, "flashranker_requests_running") == 0
         assert counted(url, "flashranker_passages_total") == 0
         time.sleep(0.2)  # for the pairs that had begun
@@ -71,17 +66,12 @@ def test_a_client_that_leaves_the_queue_gives_its_place_away(models: dict[str, A
         many = {"query": QUERY, "texts": [f"{number} list" for number in range(300_000)]}
         running, rest = half_sent(url, many)
         running.sendall(rest)
-        while counted(url, "flashranker_requests_running") < 1:
-            time.sleep(0.01)
+        wait_for(url, "flashranker_requests_running", 1)
         waiting, rest = half_sent(url, {"query": QUERY, "texts": TEXTS})
         waiting.sendall(rest)
-        while counted(url, "flashranker_requests_waiting") < 1:
-            time.sleep(0.01)
+        wait_for(url, "flashranker_requests_waiting", 1)
         waiting.close()
-        began = time.monotonic()
-        while counted(url, "flashranker_requests_waiting") > 0:
-            assert time.monotonic() - began < 5, "a request keeps its place although its client is gone"
-            time.sleep(0.01)
+        wait_for(url, "flashranker_requests_waiting", 0)
         assert counted(url, "flashranker_requests_running") == 1  # the first one still
         running.close()
 

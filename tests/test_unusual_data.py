@@ -1,16 +1,17 @@
 """Data that are not the example's: what is left out, where copies lie, what is measured, and which bases have heads."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import make_tokenizer
+from conftest import WORDS, make_tokenizer
 from flashranker.artifact import read_manifest, write_manifest
 from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertForSequenceClassification
 
-from recipes import stages
+from recipes import measure, stages
 from recipes.distill import teacher_runs
 from recipes.finetune import FinetuneConfig, as_the_base
 from recipes.settings import MeasuringConfig, TrainingConfig, check
@@ -184,6 +185,36 @@ def test_scores_that_leave_held_out_candidates_out_leave_the_teachers_row_out(ca
         teacher_runs("no/such/model", Held(data, {"t": ["test"]}), Path("cache"), 16)
 
 
+def test_a_tier_climbs_to_its_own_tau_unless_told_otherwise(calm_checkpoint: Path, tmp_path: Path) -> None:
+    generator = random.Random(0)
+    passages = {f"p{i}": " ".join(generator.sample(WORDS, 8)) for i in range(40)}
+    asked = {f"q{i}": " ".join(generator.sample(WORDS, 2)) for i in range(4)}
+    grades = {query: {f"p{i}": 1} for i, query in enumerate(asked)}
+    data = RankingData("planted", asked, passages, grades, {}, {"dev": list(asked)}, "")
+    dev = Held(data, {query: list(passages)[10 * i : 10 * i + 10] for i, query in enumerate(asked)})
+    dev = replace(dev, data=replace(data, judgments={f"q{i}": {f"p{10 * i}": 1} for i in range(4)}))
+
+    def climbed_to(tier: str, tau: float | None) -> float:
+        workspace = tmp_path / f"{tier}{tau}"
+        workspace.mkdir()
+        exported = measure.export(
+            calm_checkpoint, workspace / "out", workspace, dev, tier=tier, max_length=64, limit_megabytes=5.0,
+            target_tau=tau, profile="portable",
+        )  # fmt: skip
+        return exported.quantization["target_tau"]
+
+    assert [climbed_to("nano", None), climbed_to("small", None), climbed_to("nano", 0.9)] == [0.995, 0.985, 0.9]
+
+
+def test_a_file_of_scores_in_the_home_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = [f"q{i}\tp{j}\t{i == j:d}" for i in range(3) for j in range(3)]
+    (tmp_path / "scores.tsv").write_text("\n".join(["query_id\tpassage_id\tscore", *rows, ""]))
+    assert len(taught(make_data(), tmp_path / "cache", "~/scores.tsv")) == 3
+    with pytest.raises(InputError, match="there is no such file of scores"):
+        taught(make_data(), tmp_path / "cache", "~/absent.tsv")
+
+
 def test_a_file_of_scores_of_other_ids_is_named(tmp_path: Path) -> None:
     file = tmp_path / "scores.tsv"
     file.write_text("query_id\tpassage_id\tscore\nelsewhere\tp1\t2.0\n")
@@ -229,9 +260,8 @@ def test_a_head_of_several_labels_is_refused_before_any_work(tmp_path: Path) -> 
 
 
 def test_an_artifact_is_tuned_in_its_own_tier_and_length(tiny_artifact: Path, tmp_path: Path) -> None:
-    def chosen(base: Path | str, tier: str | None = None, length: int | None = None) -> tuple[str | None, int]:
-        config, found = as_the_base(FinetuneConfig(base=str(base), tier=tier), length)
-        return config.tier, found
+    def chosen(base: Path | str, tier: str | None = None, length: int | None = None) -> tuple[str, int]:
+        return as_the_base(FinetuneConfig(base=str(base), tier=tier), length)
 
     assert chosen(tiny_artifact) == ("nano", 64)
     assert chosen(tiny_artifact, length=32) == ("nano", 32)

@@ -31,9 +31,9 @@ from training.mixture import load_mixture, parts
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
 from training.processes import is_first, wait_for_all
 from training.projection import project_backbone
-from training.score_file import SCORE_SUFFIXES, scores_by_query
+from training.score_file import score_file, scores_by_query
 from training.student import build_student, reads_apart
-from training.teacher import OWN_SCORES, score_pairs
+from training.teacher import OWN_SCORES, open_teacher, score_pairs
 from training.tiers import Tier
 
 DEV_DEPTH = 20  # candidates per dev query: enough to tell checkpoints apart
@@ -133,8 +133,8 @@ def make_examples(
     if pool and teacher is None:
         raise InputError("--teacher_pool and --false_negative_margin rest on a teacher's scores: add --teacher")
     require_splits(data, "train")
-    if teacher and Path(teacher).suffix in SCORE_SUFFIXES and Path(teacher).is_file():
-        data, teacher = replace(data, scores=scores_by_query(Path(teacher), data)), OWN_SCORES
+    if teacher and score_file(teacher):
+        data, teacher = replace(data, scores=scores_by_query(open_teacher(teacher).path, data)), OWN_SCORES
         if not data.scores:
             raise InputError(
                 f"the file of scores has no query with a passage of {data.name}: give their ids, NAME/ID of mixed data"

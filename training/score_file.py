@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from training.data import InputError, RankingData
 
 FIELDS = ("query_id", "passage_id", "score")
 SCORE_SUFFIXES = {".jsonl", ".tsv", ".parquet"}
+
+
+def score_file(teacher: str) -> Path | None:
+    """The file of scores that a teacher's name means, be it there or not; None where it means a model."""
+    path = Path(os.path.expanduser(teacher))
+    return path if path.suffix in SCORE_SUFFIXES and not path.is_dir() else None
 
 
 def scores_of_pairs(path: Path, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -6,7 +6,6 @@ goes on where it stopped.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from training.backbone import BUILTIN, model_fingerprint, resolve_model
 from training.data import InputError, RankingData
 from training.row_cache import Compute, RowError, cached_rows, text_key
-from training.score_file import SCORE_SUFFIXES, scores_of_pairs
+from training.score_file import score_file, scores_of_pairs
 from training.similarity_ranker import SimilarityRanker
 from training.t5_ranker import T5Ranker
 
@@ -55,8 +54,7 @@ def open_teacher(teacher: str, max_length: int = MAX_LENGTH) -> Teacher:
     The fingerprint hashes its kind, weights, configuration, tokenizer and `max_length`; nothing is loaded.
     Raises InputError when it can't be found or is none of these.
     """
-    path = Path(os.path.expanduser(teacher))
-    if path.suffix in SCORE_SUFFIXES and not path.is_dir():
+    if path := score_file(teacher):
         if not path.is_file():
             raise InputError(f"teacher {teacher!r}: there is no such file of scores")
         return Teacher("scores", path, "")
