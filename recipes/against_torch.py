@@ -23,7 +23,8 @@ from recipes.measure import requests_of
 from recipes.starts import spread
 from training.backbone import checkpoint_of
 from training.data import InputError
-from training.prepare import held_out, load_source
+from training.load import load_source
+from training.prepare import held_out
 
 PASSAGES = 100
 

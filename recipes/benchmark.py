@@ -26,7 +26,8 @@ from recipes.command import launch, plain, say, setting
 from recipes.rivals import SYSTEMS, Model, Request, Worker
 from recipes.speed_models import SHAPES, make_model
 from recipes.starts import cold_starts, spread
-from training.data import InputError, RankingData, load
+from training.data import InputError, RankingData
+from training.load import load
 
 OURS = "flashranker"
 # What decides how fast int8 products are, on x86 and on ARM, by the names that Linux gives.

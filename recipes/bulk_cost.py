@@ -31,7 +31,8 @@ from recipes.bulk_rank import rank_pairs
 from recipes.command import launch, plain, say, setting
 from recipes.speed_models import SHAPES, make_model
 from recipes.starts import finished, spread
-from training.data import InputError, load
+from training.data import InputError
+from training.load import load
 
 WORKERS = (1, 2)
 QUERY_WORDS, PASSAGE_WORDS = 20, 60  # about 100 tokens in all

@@ -19,8 +19,9 @@ from export.artifact import write_json, write_text
 from export.figures import standalone, tradeoff_figure
 from recipes.command import launch, plain, say, setting
 from training.data import InputError
+from training.load import load_source
 from training.metrics import MEASURES, summarise
-from training.prepare import Held, first_stage_run, held_out, load_source
+from training.prepare import Held, first_stage_run, held_out
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from recipes.finish import finish
 from recipes.lineage import trace
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError
-from training.prepare import Held, load_sources, teacher_run
+from training.load import load_sources
+from training.prepare import Held, teacher_run
 from training.processes import is_first
 from training.score_file import score_file
 from training.teacher import OWN_SCORES
@@ -58,7 +59,7 @@ def run(
     )
 
     say(f"2/7 teacher: {student.teacher}")
-    examples = stages.make_taught(student.teacher, measuring, training, tier, data, stage, tests)
+    examples = stages.make_taught(student.teacher, measuring, training, tier, data, stage)
     taught = teacher_runs(student.teacher, tests, measuring.cache / "teacher", training.teacher_length)
 
     say(f"3/7 student: {student.tier} from {student.base}")

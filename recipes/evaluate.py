@@ -36,7 +36,8 @@ from recipes.rankers import (
 )
 from recipes.settings import SearchConfig, first_stage_of
 from training.candidates import FirstStage, find_candidates, name_first_stage
-from training.data import HELD_OUT_SHARE, InputError, RankingData, limit_queries, load
+from training.data import HELD_OUT_SHARE, InputError, RankingData, limit_queries
+from training.load import load
 from training.metrics import parse_measures
 from training.prepare import Held, first_stage_run, missing_judgments
 from training.trec import Run, check_ids, untied, write_run

@@ -20,7 +20,7 @@ from recipes.finish import finish
 from recipes.lineage import licence, measured_on, spent
 from recipes.settings import MeasuringConfig, SearchConfig, check, first_stage_of
 from training.backbone import model_fingerprint, resolve_model
-from training.prepare import load_source
+from training.load import load_source
 from training.student import save_checkpoint
 from training.tiers import TIERS
 

@@ -5,23 +5,21 @@ python -m recipes.finetune --documents FOLDER              # no queries needed: 
 python -m recipes.finetune --data FOLDER --base CHECKPOINT
 """
 
-import os
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from flashranker.artifact import MANIFEST_NAME, read_manifest
 
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.lineage import trace
+from recipes.lineage import made_as, trace
 from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
-from training.data import InputError, RankingData, finished
+from training.data import InputError, RankingData
 from training.documents import load_documents
-from training.prepare import load_sources
+from training.load import finished, load_sources
 from training.processes import is_first
 from training.tiers import TIERS
 
@@ -74,7 +72,7 @@ def run(
     )
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
-    examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage, tests)
+    examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage)
 
     say(f"3/7 base: {config.base}")
     settings = plain(config, measuring, training, search)
@@ -114,10 +112,7 @@ def run(
 
 def as_the_base(config: FinetuneConfig, max_length: int | None) -> tuple[str, int]:
     """The tier and the length, in tokens, that were asked for, or else those of the artifact that is the base."""
-    base, made = Path(os.path.expanduser(config.base)), None
-    for folder in (base, base.with_suffix("") if base.suffix == ".checkpoint" else base):
-        if (folder / MANIFEST_NAME).is_file():
-            made = read_manifest(folder)
+    made = made_as(config.base)
     name = config.tier or (made.tier if made and made.tier in TIERS else DEFAULT_TIER)
     return name, max_length or (made.max_length if made and made.tier == name else TIERS[name].max_length)
 

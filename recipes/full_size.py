@@ -21,7 +21,7 @@ from export.artifact import write_json
 from recipes.command import launch, plain, say, setting
 from recipes.starts import finished
 from training.data import InputError
-from training.prepare import load_source
+from training.load import load_source
 from training.student import save_checkpoint
 from training.t5_ranker import T5Ranker, T5RankerConfig
 from training.t5_student import set_prompt, train_tokenizer

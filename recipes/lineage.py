@@ -1,5 +1,6 @@
 """Where a result comes from, for its manifest: base, data and teacher with their licences, and what the run took."""
 
+import os
 import resource
 import sys
 import time
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flashranker.artifact import MANIFEST_NAME, read_manifest
+from flashranker.artifact import MANIFEST_NAME, Manifest, read_manifest
 
 from export.licence import strictest
 from training.backbone import BUILTIN
@@ -85,6 +86,16 @@ def spent(began: float) -> dict[str, float]:
 
 def licence(model: str) -> str:
     """The built-in backbone's licence, or what an artifact's own lineage asks for; of others the user has to look."""
-    if (Path(model).expanduser() / MANIFEST_NAME).is_file():
-        return strictest(read_manifest(Path(model).expanduser()).lineage) or UNKNOWN_LICENCE
+    made = made_as(model)
+    if made:
+        return strictest(made.lineage) or UNKNOWN_LICENCE
     return "Apache-2.0" if model in (BUILTIN, SCRATCH) else UNKNOWN_LICENCE
+
+
+def made_as(model: str) -> Manifest | None:
+    """The manifest of an artifact, or of that which a NAME.checkpoint was exported to; None of other models."""
+    folder = Path(os.path.expanduser(model))
+    for one in (folder, folder.with_suffix("") if folder.suffix == ".checkpoint" else folder):
+        if (one / MANIFEST_NAME).is_file():
+            return read_manifest(one)
+    return None

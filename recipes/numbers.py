@@ -73,12 +73,14 @@ def record_artifact(artifact: Path) -> None:
 def section(name: str, result: dict[str, Any]) -> str:
     """The tables of one result, in Markdown."""
     parity, lineage = result["parity"], result["lineage"]
-    data, run = lineage.get("data", lineage.get("measured on"))["name"], lineage["run"]
+    data, run = lineage.get("data", lineage.get("measured on")), lineage["run"]
     how = "Trained on" if "data" in lineage else "Exported as it was, with"
+    read = "".join(f", {stage} {count:,}" for stage, count in data.get("read", {}).items())
     lines = [
         f"### `{result['command']}`",
         "",
-        f"{how} `{data}`, measured on {parity['queries']} held-out queries, {parity['pairs']:,} pairs; means over "
+        f"{how} `{data['name']}`{f' ({read[2:]})' if read else ''}, measured on {parity['queries']} held-out queries, "
+        f"{parity['pairs']:,} pairs; means over "
         f"queries with 95 % bootstrap intervals; seed {result['seed']}; {run['seconds'] / 60:.0f} minutes from data to "
         f"artifact and {run['peak memory in MB']:,} MB of memory at most. All numbers are in "
         f"[recipes/results/{name}.json](recipes/results/{name}.json).",

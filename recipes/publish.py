@@ -4,6 +4,7 @@ python -m recipes.publish artifacts/small OWNER/NAME --licence apache-2.0
 python -m recipes.publish artifacts/small OWNER/NAME --check      # say what would be done, without the network
 """
 
+import os
 import shutil
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def run(config: PublishConfig, artifact: str, repository: str, command: str) -> 
     if not REPOSITORY.fullmatch(repository):
         raise InputError(f"repository {repository!r}, expected OWNER/NAME as on the hub")
     say(f"1/4 artifact: {artifact}")
-    folder = Path(artifact).expanduser()
+    folder = Path(os.path.expanduser(artifact))
     manifest, logits = contract.read_manifest(folder), Reranker(folder).score(QUERY, PASSAGES)
     for gate in manifest.gates:
         if not gate["passed"]:

@@ -114,7 +114,7 @@ def check(config: RagConfig, key: str) -> None:
 def open_reranker(config: RagConfig) -> Reranker:
     """The runtime with the artifact. Raises InputError where it is not there, else the runtime's errors."""
     try:
-        return Reranker(config.model.expanduser(), threads=config.threads or None)
+        return Reranker(Path(os.path.expanduser(config.model)), threads=config.threads or None)
     except ModelNotFoundError:
         raise InputError(
             f"--model {config.model}: no such artifact; make one by `make distill`, or name another"
@@ -126,7 +126,7 @@ def default_index(documents: str) -> Path:
     root = Path("cache/rag")
     if documents == BUILTIN_CORPUS:
         return root / BUILTIN_CORPUS
-    folder = Path(documents).expanduser().resolve()
+    folder = Path(os.path.expanduser(documents)).resolve()
     return root / f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
 
 

@@ -1,6 +1,7 @@
 """What `recipes.rag` is asked about, file by file: a folder of text, Markdown and PDF files, or the built-in corpus."""
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def list_sources(documents: str) -> dict[str, Source]:
             for package in packages
             for module, path in modules_of(package)
         }
-    folder, suffixes = Path(documents).expanduser(), (*SUFFIXES, PDF)
+    folder, suffixes = Path(os.path.expanduser(documents)), (*SUFFIXES, PDF)
     files = find_files(folder, suffixes)
     if not files:
         raise InputError(f"documents {documents!r}: the folder has no {', '.join(suffixes)} files; name another one")

@@ -1,5 +1,6 @@
 """Whatever can rank: artifact, ONNX folder, checkpoint or run file, each as a function from candidates to a run."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class Found:
 def split_name(given: str) -> tuple[str, str]:
     """NAME=SOURCE to its two parts; without a name, that of the folder, or of the file without its suffix."""
     name, equals, source = given.partition("=")
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if equals and name.strip() and not path.exists():
         return name.strip(), source
     return (path.stem if path.is_file() else path.name or path.resolve().name), given
@@ -64,7 +65,7 @@ def find_model(given: str) -> Found:
     Any other file than scores (.jsonl, .tsv, .parquet) is a TREC run; the rest is what `open_teacher` knows.
     """
     name, source = split_name(given)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.suffix in RUN_SUFFIXES and not path.exists():
         raise InputError(f"there is no run file {source!r}: correct the path")
     if path.is_file() and path.suffix not in SCORE_SUFFIXES:
@@ -104,7 +105,7 @@ def open_model(found: Found, sets: Mapping[str, Held], cache: Path, max_length: 
     """
     if found.kind == "run file":
         known = {query for held in sets.values() for query in held.data.queries}
-        return partial(rank_by_file, read_run(Path(found.source).expanduser(), known))
+        return partial(rank_by_file, read_run(Path(os.path.expanduser(found.source)), known))
     if found.kind == "checkpoint":
         return partial(rank_by_checkpoint, found.source, cache / "teacher", max_length)
     cache.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def open_model(found: Found, sets: Mapping[str, Held], cache: Path, max_length: 
 def open_runtime(found: Found, cache: Path, max_length: int, threads: int) -> Reranker:
     """The shipped runtime with the folder, its manifest checked unless it is another tool's."""
     opened = partial(
-        Reranker, Path(found.source).expanduser(), foreign=found.kind == "ONNX folder", threads=threads or None,
+        Reranker, Path(os.path.expanduser(found.source)), foreign=found.kind == "ONNX folder", threads=threads or None,
         cache=ScoreCache(cache / "scores.sqlite"),
     )  # fmt: skip
     ranker = opened()
@@ -130,7 +131,7 @@ def open_runtime(found: Found, cache: Path, max_length: int, threads: int) -> Re
 
 def content_hash(found: Found) -> str:
     """sha256, as hex, of what ranks: of a file, of an ONNX model, or `model_fingerprint` of a checkpoint."""
-    path = Path(found.source).expanduser()
+    path = Path(os.path.expanduser(found.source))
     if path.is_file():
         return hash_file(path).sha256
     if found.kind == "artifact":
@@ -174,7 +175,7 @@ def trained_on(found: Found) -> set[str]:
     """The names of the data that an artifact says it was trained on; none where nothing is said."""
     if found.kind != "artifact":
         return set()
-    parts = parts_of(read_manifest(Path(found.source).expanduser()).lineage)
+    parts = parts_of(read_manifest(Path(os.path.expanduser(found.source))).lineage)
     return {
         str(data.get("name")) for part, data in parts.items() if part.startswith("data") and isinstance(data, Mapping)
     }

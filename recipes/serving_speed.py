@@ -26,7 +26,7 @@ from recipes.rivals import Model
 from recipes.speed_models import SHAPES, make_model
 from recipes.starts import spread
 from training.data import InputError
-from training.prepare import load
+from training.load import load
 
 Request = tuple[str, list[str]]
 

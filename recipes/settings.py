@@ -140,7 +140,11 @@ class TrainingConfig:
         "weights, dev and the artifact are fp32's either way",
         choices=PRECISIONS,
     )
-    drop_leaks: bool = setting(False, "drop train queries that leak into dev or test, instead of refusing them")
+    drop_leaks: bool = setting(
+        False,
+        "drop train queries that leak into dev or test, and train and dev queries that --eval shares, instead of "
+        "refusing them",
+    )
     keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
 
 

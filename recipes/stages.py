@@ -13,8 +13,9 @@ from recipes.measure import check_held_out
 from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
 from training.backbone import builtin_backbone, model_fingerprint, resolve_model
 from training.candidates import BM25_OR_OWN, FirstStage
-from training.data import InputError, RankingData, fingerprint, held_texts
+from training.data import RankingData, fingerprint, held_texts
 from training.imitation import TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
+from training.load import load_source, renamed
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
 from training.mixture import apart_from
 from training.precision import uses_bfloat16
@@ -24,18 +25,16 @@ from training.prepare import (
     Held,
     held_out,
     is_projected,
-    load_source,
     make_examples,
     make_neighbourhoods,
     make_start,
     missing_judgments,
     neighbourhood_teacher,
-    renamed,
 )
 from training.processes import process_count
 from training.student import SCRATCH, reads_apart
 from training.tiers import Tier
-from training.train import TrainingResult, joined, too_few, train
+from training.train import TrainingResult, joined, train
 
 
 def hold_out(
@@ -50,7 +49,7 @@ def hold_out(
     """The data to train on, and dev and test queries with their candidates, the latter of `evaluated` where named.
 
     All judged queries of a source without splits are measured. Of the data those queries are left out, or refused, that
-    the measured source shares: see `mixture.apart_from`.
+    the measured source shares: see `mixture.apart_from`. What answers its queries is `unseen`.
     Raises InputError where the end of the recipe would fail on them: see `measure.check_held_out`.
     """
     measured = data
@@ -61,7 +60,7 @@ def hold_out(
         if not any(measured.splits.values()):
             measured = replace(measured, splits=measured.splits | {"test": list(measured.judgments)})
             say(f"    {measured.name} has no splits: all of its judged queries are measured")
-        data = renamed(apart_from, data, measured, drop_leaks)
+        data = replace(renamed(apart_from, data, measured, drop_leaks), unseen=held_texts(measured))
     dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed, stage)
     tests = held_out(measured, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
     check_held_out(dev, tests, None if base == SCRATCH else resolve_model(base), max_length)
@@ -105,18 +104,14 @@ def make_taught(
     tier: Tier,
     data: RankingData,
     stage: FirstStage,
-    tests: Held,
 ) -> Examples:
-    """`prepare.make_examples` by the settings. Raises InputError, before the teacher's work, for less than a step."""
-    queries = training.limit or tier.train_queries
-    if (given := min(queries, len(data.splits["train"]))) < training.queries_per_step:
-        raise InputError(too_few(given, training.queries_per_step))
+    """`prepare.make_examples` by the settings. Raises InputError for less than a step."""
     return make_examples(
         data, teacher, measuring.cache / "teacher",
-        queries=queries, depth=measuring.depth, candidates=training.candidates,
+        queries=training.limit or tier.train_queries, depth=measuring.depth, candidates=training.candidates,
         random_share=training.random_share, teacher_length=training.teacher_length,
         seed=measuring.seed, stage=stage, pool=training.teacher_pool, margin=training.false_negative_margin,
-        unseen=held_texts(tests.data),
+        step=training.queries_per_step,
     )  # fmt: skip
 
 

@@ -22,8 +22,9 @@ from recipes.evaluate_report import markdown
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, limit_queries
 from training.imitation import TEXTS_A_ROW
+from training.load import load_sources
 from training.metrics import evaluate, paired_bootstrap, run_from_scores
-from training.prepare import DEV_DEPTH, Held, held_out, load_sources
+from training.prepare import DEV_DEPTH, Held, held_out
 from training.processes import is_first
 from training.tiers import TIERS, Tier
 from training.train import MEASURE, load_student, score_candidates
@@ -68,7 +69,7 @@ def run(
         say(f"2/3 {number} of {len(tries)}: {named(one)}")
         began = time.monotonic()
         chosen, part = smaller(replace(training, **one), tier, config.share)
-        examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage, dev)
+        examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage)
         # The queries of each stage are the part's, and no settings any more.
         settings = plain(student, measuring, chosen, search) | {"share": config.share, "part": asdict(part)}
         workspace, _ = stages.begin(settings, measuring, chosen, part, data, examples)

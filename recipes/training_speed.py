@@ -28,9 +28,10 @@ from export.artifact import write_json
 from recipes.command import launch, plain, say, setting
 from recipes.starts import spread
 from training.data import InputError
+from training.load import load_source
 from training.losses import DistillationLoss, NeighbourhoodLoss
 from training.precision import PRECISIONS, uses_bfloat16
-from training.prepare import load_source, make_examples, make_neighbourhoods, make_start
+from training.prepare import make_examples, make_neighbourhoods, make_start
 from training.tiers import TIERS
 from training.train import load_student, make_trainer
 

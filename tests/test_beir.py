@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.data import InputError, RankingData, fingerprint, load, relevant_passages, require_splits
+from training.data import InputError, RankingData, fingerprint, relevant_passages, require_splits
+from training.load import load
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 HEADER = "query-id\tcorpus-id\tscore\n"

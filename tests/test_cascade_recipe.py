@@ -9,8 +9,9 @@ from flashranker import Cascade, Reranker
 from test_distill import write_corpus
 
 from recipes.cascade import main
+from training.load import load_source
 from training.metrics import evaluate, mean
-from training.prepare import held_out, load_source
+from training.prepare import held_out
 
 
 @pytest.fixture

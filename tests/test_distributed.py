@@ -26,7 +26,8 @@ import torch
 from recipes.finetune import main
 from training.tiers import TIERS
 from training.losses import DistillationLoss, NeighbourhoodLoss
-from training.prepare import held_out, load_source, make_examples, make_neighbourhoods, make_start
+from training.load import load_source
+from training.prepare import held_out, make_examples, make_neighbourhoods, make_start
 from training.train import train
 
 torch.set_num_threads(1)

@@ -13,8 +13,9 @@ from test_export_architectures import make_classifier
 from export.parity import encode_requests, torch_logits
 from export.to_onnx import load_checkpoint
 from recipes.export import main
+from training.load import load_source
 from training.metrics import summarise
-from training.prepare import first_stage_run, held_out, load_source
+from training.prepare import first_stage_run, held_out
 
 
 def options(corpus: Path, tmp_path: Path, output: Path, **more: object) -> list[str]:

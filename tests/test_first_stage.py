@@ -46,6 +46,13 @@ def test_scripts_without_spaces_and_korean_are_cut_into_pairs() -> None:
     ]  # fmt: skip
 
 
+def test_marks_on_letters_and_joiners_belong_to_a_word() -> None:
+    texts = ["हिन्दी भाषा में", "شَمْس", "தமிழ் மொழி", "می\u200cشد", "❤️\u200d🔥 it's a_b x 2nd", "Ce\u0301cile"]
+    assert _tokenize(texts) == [
+        ["हिन्दी", "भाषा", "में"], ["شَمْس"], ["தமிழ்", "மொழி"], ["می\u200cشد"], ["a_b", "2nd"], ["cécile"]
+    ]  # fmt: skip
+
+
 def test_a_clause_is_found_by_a_part_of_it() -> None:
     passages = {
         "a": "東京都は日本の首都です。",

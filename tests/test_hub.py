@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
-from training.data import InputError, RankingData, load
+from training.data import InputError, RankingData
 from training.hub import HUB_SET, read_set
+from training.load import load
 from training.records import read_records
 
 Rows = Sequence[Mapping[str, Any]]

@@ -17,7 +17,8 @@ from transformers import AutoModel, AutoTokenizer
 from recipes.settings import TrainingConfig
 from recipes.stages import train_imitating
 from training.imitation import TEXTS_A_ROW, ImitationLoss, ids_of_pieces, imitation_dataset, texts_to_imitate
-from training.prepare import held_out, load_source
+from training.load import load_source
+from training.prepare import held_out
 from training.student import build_student, save_checkpoint
 from training.tiers import TIERS
 from training.train import load_student, per_step, train

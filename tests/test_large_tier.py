@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from recipes.finetune import main as finetune
 from recipes.settings import MeasuringConfig, TrainingConfig
 from recipes.stages import kept_languages, make_workspace
-from training.data import load
+from training.load import load
 from training.prepare import make_examples
 from training.tiers import TIERS
 

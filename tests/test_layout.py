@@ -143,7 +143,7 @@ def test_imports_point_one_way(package: str) -> None:
     [
         ("training", "from export.verify import Gate", {"export"}),
         ("training", "def f():\n    import recipes.distill", {"recipes"}),
-        ("training", "import numpy, torch\nfrom training.data import load", set()),
+        ("training", "import numpy, torch\nfrom training.load import load", set()),
         ("training", "import numpy, flashranker.artifact", {"flashranker"}),
         ("export", "if True:\n    import training.data as data", {"training"}),
         ("export", "from flashranker.artifact import Manifest\nimport torch", set()),

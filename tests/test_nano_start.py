@@ -14,8 +14,9 @@ from recipes.settings import TrainingConfig
 from recipes.stages import learn
 from training.candidates import BM25_OR_OWN
 from training.data import RankingData
+from training.load import load_source
 from training.losses import score_apart
-from training.prepare import held_out, load_source, make_examples, make_neighbourhoods, make_start, spread
+from training.prepare import held_out, make_examples, make_neighbourhoods, make_start, spread
 from training.pydocs import read_docstrings
 from training.tiers import TIERS
 from training.train import load_student

@@ -72,6 +72,7 @@ def test_scores_are_kept_and_tokens_bounded(
         (["{run}", "--data", "no/data"], "data source 'no/data' is no folder"),
         (["{run}", "--data", "{data}", "{data}"], "'tiny' and 'tiny' would be one name: call one of them otherwise"),
         (["{run}", "--measures", "nDGC@10"], "unknown measure 'nDGC@10'"),
+        (["~nobody-of-this-name/model"], "model folder '~nobody-of-this-name/model' does not exist"),
         (["{run}", "--depth", "-1"], "--depth is -1: expected 0 or more"),
         (["{run}", "--relevant-grade", "0"], "--relevant_grade is 0: expected 1 or more"),
         (["{other}"], "other.run:1: query 'unknown' is in none of the data"),

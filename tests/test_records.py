@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.data import InputError, load
+from training.data import InputError
 from training.examples import choose_candidates
+from training.load import load
 from training.records import read_records
 from training.teacher import OWN_SCORES, score_pairs
 

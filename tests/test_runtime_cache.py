@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,13 +10,14 @@ import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import WORDS
 from flashranker import CacheError, InputError, Reranker, ScoreCache, guard
-from flashranker.cache import Recent, score_key
+from flashranker.cache import Recent, _prepare, score_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -213,16 +213,34 @@ def test_no_lock_is_made_while_a_fork_holds_them_all() -> None:
     assert not thread.is_alive()
 
 
-def test_other_weights_beside_a_foreign_graph_are_another_model(tiny_artifact: Path, tmp_path: Path) -> None:
-    names = {}
-    for content in (b"first", b"other"):
-        folder = tmp_path / content.decode()
-        folder.mkdir()
-        shutil.copyfile(tiny_artifact / "tokenizer.json", folder / "tokenizer.json")
-        shutil.copyfile(tiny_artifact / "onnx/model.onnx", folder / "model.onnx")
-        (folder / "model.onnx_data").write_bytes(content)
-        names[content] = Reranker(folder, foreign=True)._key
-    assert names[b"first"] != names[b"other"]
+def test_a_cache_that_another_process_makes_meanwhile_is_no_other_applications(tmp_path: Path) -> None:
+    """All orders of two processes' reads and writes, by threads that wait for each other between statements."""
+    path = tmp_path / "scores.sqlite"
+    file = sqlite3.connect(path)
+
+    class Slow:
+        """A connection that another one overtakes behind its first read."""
+
+        def __init__(self) -> None:
+            self.reads = 0
+
+        def execute(self, statement: str) -> sqlite3.Cursor:
+            found = file.execute(statement)
+            self.reads += 1
+            if self.reads == 1:
+                row = found.fetchone()
+                ScoreCache(path).put({b"key": (0.5, False)})
+                return SimpleNamespace(fetchone=lambda: row)  # type: ignore[return-value]
+            return found
+
+        def __enter__(self) -> sqlite3.Connection:
+            return file.__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            file.__exit__(*error)  # type: ignore[arg-type]
+
+    _prepare(Slow())  # type: ignore[arg-type]
+    assert ScoreCache(path).get([b"key"]) == {b"key": (0.5, False)}
 
 
 def test_threads_share_a_cache(cache: ScoreCache) -> None:
@@ -253,5 +271,8 @@ def test_what_is_no_cache_is_named(tiny_artifact: Path, tmp_path: Path) -> None:
         Reranker(tiny_artifact, cache="scores.db")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="entries is 0"):
         ScoreCache(entries=0)
-    with pytest.raises(InputError, match="path is 3, expected that of a file"):
-        ScoreCache(3)  # type: ignore[arg-type]
+    for path in (3, b"scores"):
+        with pytest.raises(InputError, match=r"path is (3|b'scores'), expected that of a file"):
+            ScoreCache(path)  # type: ignore[arg-type]
+    with pytest.raises(CacheError, match="null"):
+        ScoreCache("a\0b")

@@ -189,6 +189,24 @@ def test_a_folder_with_a_comma_in_its_name_is_one_model(
     assert capsys.readouterr().out.endswith("bread\n")
 
 
+def test_an_interrupt_is_no_traceback(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reranker, "score", interrupted)
+    assert main(["bench", str(tiny_artifact)]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_bench_times_passages_that_it_has_not_read_before(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(Reranker, "score", lambda self, query, texts: read.extend(texts))
+    assert main(["bench", str(tiny_artifact), "--passages", "3"]) == 0
+    assert len(read) == len(set(read)) == 3 * 3 * 6  # three lengths, five turns and a warm-up
+
+
 def test_bench_of_no_passages_is_refused(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", str(tiny_artifact), "--passages", "-5"]) == 2
     assert capsys.readouterr().err.startswith("error: --passages is -5, expected an integer of 1 or more")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import negated_artifact
-from flashranker import Reranker
+from flashranker import ModelNotFoundError, Reranker
 from flashranker.hub import download
 from hub_server import Hub
 
@@ -97,6 +97,15 @@ def test_what_is_not_there_is_named(hub: Hub, tiny_artifact: Path, tmp_path: Pat
         ({"revision": 3}, "InputError revision is 3, expected a branch"),
     ):
         assert from_hub(hub.address, tmp_path / "cache", **settings).startswith(message)
+
+
+def test_a_download_that_breaks_in_any_way_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise RuntimeError("Data processing error: CAS service error")  # as hf_xet does
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
+    with pytest.raises(ModelNotFoundError, match=r"owner/name at main could not be downloaded \(Data processing error"):
+        download("owner/name", None, tmp_path, offline=True)
 
 
 def test_without_the_library_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """The pool: jobs in order, calls in turns, an error or a stop ends a call and leaves the pool as it was."""
 
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -69,3 +71,22 @@ def test_every_job_runs_once_on_all_threads() -> None:
     pool.run_all(job, range(10 * TURN))
     assert sorted(done) == list(range(10 * TURN))
     assert len(names) == 3
+
+
+def test_nothing_of_a_call_stays_in_memory_once_it_has_ended() -> None:
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    pool, alive = Pool(2), list[weakref.ref[Text]]()
+    gc.collect()
+    gc.disable()  # what a cycle holds would stay until the collector runs
+    try:
+        for _ in range(3):
+            texts = [Text(f"passage {number}") for number in range(3 * TURN)]
+            alive += [weakref.ref(text) for text in texts]
+            pool.run_all(lambda number, texts=texts: texts[number].upper(), range(len(texts)))  # type: ignore[misc]
+            del texts
+        pool.run_all(lambda number: None, range(4))  # a waiting thread holds its last job until the next
+        assert sum(one() is not None for one in alive) == 0
+    finally:
+        gc.enable()

@@ -33,6 +33,22 @@ time.sleep(0.5)
     assert run_python(script, str(tiny_artifact)).split() == [expected, expected]
 
 
+def test_a_thread_ranks_on_once_the_main_thread_has_ended(tiny_artifact: Path) -> None:
+    """Python closes all pools of threads then, before it waits for threads of the program's own."""
+    script = """
+import sys, threading, time
+from flashranker import Reranker
+ranker = Reranker(sys.argv[1], threads=2)
+def work():
+    for count in (200, 5):
+        print(ranker.score("time", ["bread"] * count).tolist() == [float(ranker.score("time", ["bread"])[0])] * count)
+        time.sleep(0.5)
+    print(len(ranker.score("time", ["bread"] * 5000)))
+threading.Thread(target=work).start()
+"""
+    assert run_python(script, str(tiny_artifact)).split() == ["True", "True", "5000"]
+
+
 def test_importing_flashranker_brings_in_nothing_of_the_toolkit() -> None:
     loaded = run_python("import sys, flashranker.cli, flashranker.compat; print(*sys.modules)").split()
     assert not {"torch", "transformers", "optimum", "onnx", "training", "export"} & set(loaded)

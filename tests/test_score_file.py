@@ -49,8 +49,9 @@ def test_files_of_scores(name: str, data: RankingData, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("q3", "p1", float("nan")), "nan is not a finite number"),
-        (("q3", "p1", float("-inf")), "-inf is not a finite number"),
+        (("q3", "p1", float("nan")), "nan is no finite float32"),
+        (("q3", "p1", float("-inf")), "-inf is no finite float32"),
+        (("q3", "p1", 1e300), "1e\\+300 is no finite float32"),
         (("q1", "p2", 3.0), "'q1' with passage 'p2' comes twice"),
         (("", "p2", 3.0), "query_id is ''"),
     ],
@@ -73,7 +74,9 @@ def test_a_bad_score_is_refused_where_it_stands(
             "s.jsonl:1: expected an object with query_id",
         ),
         ("s.jsonl", "\n{broken\n", "s.jsonl:2: not a JSON object"),
-        ("s.jsonl", '{"query_id": "q1", "passage_id": "p1", "score": "2"}\n', ":1: score '2' is not"),
+        ("s.jsonl", '{"query_id": "q1", "passage_id": "p1", "score": "2"}\n', ":1: score '2' is no"),
+        ("s.jsonl", '{"query_id": "q1", "passage_id": "p1", "score": 1' + "0" * 400 + "}\n", ":1: score 10+ is no"),
+        ("s.jsonl", "[" * 100_000 + "\n", "s.jsonl:1: not a JSON object"),
         ("s.tsv", "q1\tp1\t2.0\n", "s.tsv:1: header"),
         ("s.tsv", "query_id\tpassage_id\tscore\nq1\tp1\n", "s.tsv:2: 2 tab-separated fields"),
         ("s.tsv", "query_id\tpassage_id\tscore\nq1\tp1\thigh\n", "s.tsv:2: score 'high'"),

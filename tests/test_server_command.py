@@ -113,6 +113,7 @@ def test_it_refuses_what_it_cannot_serve_in_one_line(tiny_artifact: Path, tmp_pa
     assert "--queue is -1" in refused(tiny_artifact, "--queue", -1)
     assert "--timeout is 0" in refused(tiny_artifact, "--timeout", 0)
     assert "--port is 70000" in refused(tiny_artifact, "--port", 70000)
+    assert "can't listen on üüü" in refused(tiny_artifact, "--host", "ü" * 80)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"can't listen on 127.0.0.1:{port}" in refused(tiny_artifact, "--port", port)

@@ -45,10 +45,11 @@ def test_a_request_that_takes_too_long_is_ended_and_the_next_one_served(models: 
         assert counted(url, "flashranker_requests_running") == 0
 
 
-def test_work_for_a_client_that_went_away_is_dropped(models: dict[str, Any]) -> None:
+@pytest.mark.parametrize("truncate", [True, False])  # without it tokens are counted first
+def test_work_for_a_client_that_went_away_is_dropped(truncate: bool, models: dict[str, Any]) -> None:
     with serving(models, passages=10**6, body_bytes=10**8) as url:
         texts = [f"{number} list" for number in range(300_000)]
-        connection, rest = half_sent(url, {"query": QUERY, "texts": texts})
+        connection, rest = half_sent(url, {"query": QUERY, "texts": texts, "truncate": truncate})
         connection.sendall(rest)
         wait_for(url, "flashranker_requests_running", 1)
         connection.close()

@@ -13,9 +13,10 @@ from recipes.settings import MeasuringConfig, TrainingConfig
 from recipes.stages import make_taught, train_apart, train_together
 from training.candidates import BM25_OR_OWN
 from training.data import InputError, RankingData
+from training.load import load_source
 from training.losses import gbce as gbce_loss
 from training.losses import gold_cross_entropy
-from training.prepare import Examples, Held, held_out, load_source, make_examples, make_start
+from training.prepare import Examples, Held, held_out, make_examples, make_start
 from training.tiers import TIERS, Tier
 from training.train import load_student
 
@@ -82,7 +83,7 @@ def test_training_together_goes_on_from_training_apart(bi_encoder: Path, tmp_pat
 
 
 def test_fewer_queries_than_a_step_are_refused_before_the_teacher_works(tmp_path: Path) -> None:
-    _, data, dev, _ = prepared(tmp_path, queries=48)
+    _, data, _, _ = prepared(tmp_path, queries=48)
     training, measuring = TrainingConfig(queries_per_step=64), MeasuringConfig(cache=tmp_path)
     with pytest.raises(InputError, match=r"48 training queries are fewer than the 64 of a step.*--queries_per_step"):
-        make_taught("no-such-teacher", measuring, training, TIERS["small"], data, BM25_OR_OWN, dev)
+        make_taught("no-such-teacher", measuring, training, TIERS["small"], data, BM25_OR_OWN)

@@ -10,7 +10,8 @@ from test_distill import write_corpus, write_teacher
 from recipes.settings import TrainingConfig
 from recipes.sweep import grid, main, smaller
 from training.data import InputError
-from training.prepare import held_out, load_source
+from training.load import load_source
+from training.prepare import held_out
 from training.tiers import TIERS
 from training.train import DevMeasure, load_student
 

@@ -7,8 +7,9 @@ import pytest
 from test_distill import write_corpus
 
 from recipes.training_speed import SpeedConfig, main, stock, together
+from training.load import load_source
 from training.precision import uses_bfloat16
-from training.prepare import load_source, make_examples
+from training.prepare import make_examples
 from training.student import build_student
 from training.train import load_student
 

@@ -146,13 +146,9 @@ def test_queries_that_the_measured_source_shares_are_refused_or_left_out(tmp_pat
 
 def test_what_is_relevant_to_held_out_queries_of_other_data_is_no_negative(tmp_path: Path) -> None:
     data = replace(make_data(queries=8), candidates={f"q{i}": ["more", "other", "p0", "p1", "p2"] for i in range(8)})
-    measured = replace(
-        data, judgments={"t": {"more": 1, "p1": 1}}, splits={"train": [], "dev": [], "test": ["t"]},
-        passages=data.passages | {"more": "Garden  gate"},
-    )  # fmt: skip
+    data = replace(data, unseen=frozenset({"garden gate", "river number1 flows"}))
     config = TrainingConfig(candidates=4, queries_per_step=1, random_share=0.5)
-    held = Held(measured, {"t": ["more"]})
-    found = stages.make_taught(None, MeasuringConfig(cache=tmp_path), config, TIERS["small"], data, BM25_OR_OWN, held)
+    found = stages.make_taught(None, MeasuringConfig(cache=tmp_path), config, TIERS["small"], data, BM25_OR_OWN)
     for query, (positive, *negatives) in zip(found.dataset["query"], found.dataset["passages"], strict=True):
         assert positive == f"river {query.removeprefix('where is ')} flows"
         assert not {"garden gate", "river number1 flows", "stone bridge", "garden wall"} & set(negatives)

@@ -68,6 +68,11 @@ def find_for_training(
 
     Measured, such a query counts 0; trained on, it would have random negatives only. How many they are is logged.
     """
+    if data.sources:
+        both: Candidates = {}
+        for one in parts(data):
+            both |= find_for_training(one, [query for query in query_ids if query in one.queries], depth, stage)
+        return {query: both[query] for query in query_ids}
     found = find_candidates(data, query_ids, depth, stage)
     missing = [query for query in query_ids if not found[query]]
     if stage.method is not None or not data.candidates or not missing:

@@ -1,6 +1,6 @@
 """The one in-memory shape of ranking data that everything here trains on and evaluates with.
 
-`load` reads it and checks it; the rest of this module cuts it by query: splits, leak checks, limits.
+`load.load` reads it and checks it; this module cuts it by query: splits, leak checks, limits.
 """
 
 import hashlib
@@ -8,7 +8,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 SPLITS = ("train", "dev", "test")
 HELD_OUT_SHARE = 0.1  # of the queries, for dev and for test each, where a source brings no splits
@@ -39,6 +38,7 @@ class RankingData:
     `splits`: "train", "dev" and "test" -> query ids; a split that the source lacks is an empty list.
     `scores`: query id -> passage id -> a teacher's raw logit, where the source brings some.
     `sources`: of mixed data (see `mixture.mix`), whose ids are LABEL/ID: label -> source.
+    `unseen`: texts, `normalized`, that other data hold out, so that nothing is trained on a passage with one of them.
     """
 
     name: str
@@ -50,55 +50,7 @@ class RankingData:
     licence: str
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
-
-
-def load(
-    source: str | Path, *, drop_leaks: bool = False, keep_missing: bool = False, test_share: float = HELD_OUT_SHARE
-) -> RankingData:
-    """Read ranking data from "pydocs" (the built-in corpus), a BEIR folder, a file of records or the hub, and check it.
-
-    A source that brings no splits is split by `split_queries`, with `test_share` of the queries for test; where that is
-    0, it stays without. A folder whose own splits leak (see `find_leaks`) is an error, or, with `drop_leaks`, loses the
-    train queries that leak; the number is logged. Judged passages that the corpus lacks are an error, or, with
-    `keep_missing`, stay in the judgments, as official pools such as TREC Deep Learning need it: they count in the ideal
-    ranking and can never be retrieved.
-
-    Raises InputError with file, line and remedy.
-    """
-    # The readers return the RankingData of this module, so they can only be imported once it exists.
-    from training import beir, hub, pydocs, records
-
-    if str(source) == "pydocs":
-        data = pydocs.load_pydocs()
-    elif Path(source).is_dir():
-        data = beir.read_folder(Path(source), keep_missing)
-    elif Path(source).is_file() and Path(source).suffix in records.RECORD_SUFFIXES:
-        data = records.read_records(Path(source))
-    elif str(source) == "msmarco" or (
-        hub.HUB_SET.fullmatch(str(source))
-        and not Path(source).exists()
-        and Path(source).suffix not in records.RECORD_SUFFIXES
-    ):
-        data = hub.read_hub(str(source))
-    else:
-        raise InputError(
-            f'data source {str(source)!r} is no folder and no .jsonl or .parquet file; give "pydocs", a folder with '
-            "corpus.jsonl, queries.jsonl and qrels.tsv (BEIR's layout), a file of records with query and positives, "
-            "or a set on the hub: OWNER/NAME or OWNER/NAME:CONFIG"
-        )
-    return finished(data, drop_leaks, test_share)
-
-
-def finished(data: RankingData, drop_leaks: bool = False, test_share: float = HELD_OUT_SHARE) -> RankingData:
-    """The data with splits, made where there are none, and without leaks: see `load`. Raises InputError."""
-    if not any(relevant_passages(data, query_id) for query_id in data.judgments):
-        raise InputError(f"{data.name}: no judgment above 0 on any passage; add a relevant passage to the qrels")
-    if test_share and not any(data.splits.values()):
-        data = replace(data, splits=split_queries(data, test_share))
-    if drop_leaks:
-        data = without_leaks(data)
-    check_leaks(data)
-    return data
+    unseen: frozenset[str] = frozenset()
 
 
 def relevant_passages(data: RankingData, query_id: str) -> list[str]:
@@ -107,10 +59,17 @@ def relevant_passages(data: RankingData, query_id: str) -> list[str]:
     return [passage_id for passage_id, grade in grades.items() if grade > 0 and passage_id in data.passages]
 
 
-def held_texts(data: RankingData) -> set[str]:
-    """The texts, without case and white space, that are relevant to a query of dev or test."""
+def held_texts(data: RankingData) -> frozenset[str]:
+    """The texts, `normalized`, that are relevant to a query of dev or test, or `unseen`."""
     held = {query for split in ("dev", "test") for query in data.splits.get(split, [])}
-    return {normalized(data.passages[passage]) for query in held for passage in relevant_passages(data, query)}
+    own = {normalized(data.passages[passage]) for query in held for passage in relevant_passages(data, query)}
+    return data.unseen | own
+
+
+def trainable(data: RankingData) -> list[str]:
+    """Ids of the passages that no held-out query looks for, nor a copy of what one does: see `held_texts`."""
+    held = held_texts(data)
+    return [passage for passage, text in data.passages.items() if normalized(text) not in held]
 
 
 def first_of_text(data: RankingData) -> dict[str, str]:
@@ -230,7 +189,7 @@ def source_of(mixed_id: str) -> str:
 
 
 def fingerprint(data: RankingData) -> str:
-    """sha256, as hex, over texts, judgments, candidates and splits; name and licence are left out.
+    """sha256, as hex, over texts, judgments, candidates, splits and what is unseen; name and licence are left out.
 
     The order of the mappings does not count, the order inside candidate lists and splits does.
     """
@@ -252,6 +211,7 @@ def fingerprint(data: RankingData) -> str:
         add(section, str(len(lists)))
         for key in sorted(lists):
             add(key, str(len(lists[key])), *lists[key])
+    add("unseen", *sorted(data.unseen))
     return digest.hexdigest()
 
 

@@ -156,7 +156,7 @@ def cut_paragraph(text: str) -> list[str]:
     if count_words(text) <= PASSAGE_WORDS:
         return [text]
     # As wide as so many words of the text are, and never wider than words of five characters.
-    width = min(len(text) // count_words(text), WORD_CHARACTERS // 2) * PASSAGE_WORDS
+    width = min(PASSAGE_WORDS * len(text) // count_words(text), PASSAGE_WORDS * WORD_CHARACTERS // 2)
     return [
         piece
         for sentence in sentences(text)

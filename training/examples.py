@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from training.data import RankingData, first_of_text, held_texts, normalized, relevant_passages, source_of
+from training.data import RankingData, first_of_text, relevant_passages, source_of, trainable
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +33,27 @@ class Scored(NamedTuple):
     logits: list[float]
 
 
-def is_usable(data: RankingData, query: str, least: int) -> bool:
-    """Whether a query has a relevant passage; with `least`, one with a score of the data's own, among so many."""
-    scored = data.scores.get(query, {})
-    relevant = relevant_passages(data, query)
-    others = sum(passage not in relevant for passage in scored)
-    return others >= least - 1 and any(not least or passage in scored for passage in relevant)
+def usable_queries(data: RankingData, least: int) -> list[str]:
+    """Train queries with a relevant passage; with `least`, those of which `data.scores` know it and `least` - 1
+    negatives."""
+    allowed, first = frozenset(trainable(data)), first_of_text(data)
+
+    def is_usable(query: str) -> bool:
+        relevant, scored = relevant_passages(data, query), data.scores.get(query, {})
+        if not least:
+            return bool(relevant)
+        known = any(passage in scored for passage in relevant)
+        return known and len(negatives_among(scored, relevant, allowed, first)) >= least - 1
+
+    return [query for query in data.splits["train"] if is_usable(query)]
+
+
+def negatives_among(
+    passages: Iterable[str], relevant: Sequence[str], allowed: Collection[str], first: Mapping[str, str]
+) -> list[str]:
+    """Those of the passages that are allowed and neither relevant nor copies of what is; `first`: `first_of_text`."""
+    judged = {first[passage] for passage in relevant}
+    return [passage for passage in passages if passage in allowed and first[passage] not in judged]
 
 
 def left_out(data: RankingData, usable: Sequence[str], lacking: str) -> None:
@@ -51,6 +66,11 @@ def left_out(data: RankingData, usable: Sequence[str], lacking: str) -> None:
         _log.warning("%s: %d train queries left out, without %s%s", data.name, len(gone), lacking, names)
 
 
+def too_few(queries: int, step: int) -> str:
+    """What is wrong with so few queries, and the remedy."""
+    return f"{queries} training queries are fewer than the {step} of a step: give more, or lower --queries_per_step"
+
+
 def choose_candidates(
     data: RankingData,
     query_ids: Sequence[str],
@@ -61,7 +81,6 @@ def choose_candidates(
     seed: int,
     scored_only: bool = False,
     at_least: int | None = None,
-    unseen: Collection[str] = (),
 ) -> list[tuple[str, list[str]]]:
     """(query id, K = `size` passage ids) for each query: one relevant passage, then negatives.
 
@@ -70,30 +89,28 @@ def choose_candidates(
     `random_share` of the negatives comes from any other passage. With `scored_only` all K come from those that
     `data.scores` knows for the query. Where there are fewer than K of them, `at_least` (by default K) are enough.
     Passages that are relevant to a query of another split stay unseen: in `pydocs`, the held-out packages; so do copies
-    of them and what has one of the texts `unseen` (`data.held_texts` of other data). A copy of a relevant passage is no
-    negative. The queries come in random order, because neighbours in the data are often alike; one without a relevant
-    passage is left out.
+    of them (`data.trainable`). A copy of a relevant passage is no negative. The queries come in random order, because
+    neighbours in the data are often alike; one without a relevant passage is left out.
     """
     generator = np.random.default_rng(seed)
     first = first_of_text(data)
-    held = held_texts(data) | set(unseen)
-    pool = [passage for passage, text in data.passages.items() if normalized(text) not in held]
+    pool = trainable(data)
     allowed, texts = set(pool), len({first[passage] for passage in pool})
     chosen = []
     for query_id in generator.permutation(np.array(query_ids, dtype=object)):
         scored = data.scores.get(query_id, {})
-        relevant = [passage for passage in relevant_passages(data, query_id) if passage in scored or not scored_only]
-        if not relevant:
+        relevant = relevant_passages(data, query_id)
+        positives = [passage for passage in relevant if passage in scored or not scored_only]
+        if not positives:
             continue
-        positive = relevant[int(generator.integers(len(relevant)))]
-        judged = {first[passage] for passage in relevant}
+        positive = positives[int(generator.integers(len(positives)))]
         irrelevant = [passage for passage, grade in data.judgments[query_id].items() if grade <= 0]
         found = dict.fromkeys(scored if scored_only else [*irrelevant, *candidates.get(query_id, ())])
-        ranked = [passage for passage in found if passage in allowed and first[passage] not in judged]
+        ranked = negatives_among(found, relevant, allowed, first)
         wanted = size - 1 if scored_only else round((size - 1) * (1 - random_share))
         bounds = np.linspace(0, len(ranked), min(wanted, len(ranked)) + 1).astype(int)
         negatives = [ranked[int(generator.integers(low, high))] for low, high in pairwise(bounds)]
-        taken = judged | {first[passage] for passage in negatives}
+        taken = {first[passage] for passage in [*relevant, *negatives]}
         while not scored_only and len(negatives) < size - 1 and len(taken) < texts:
             passage = pool[int(generator.integers(len(pool)))]
             if first[passage] not in taken:

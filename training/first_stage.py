@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import bm25s
 import numpy as np
+import regex
 from tqdm import tqdm
 
 from training.data import InputError, RankingData
@@ -20,7 +21,8 @@ RRF_K = 60  # the constant of the paper
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 # Korean has spaces, and endings at its words: pairs of syllables find what whole words miss.
 PAIRED = re.compile(f"{UNSPACED.pattern[:-1]}\uac00-\ud7af]+")
-WORD = rf"(?u)\b\w\w+\b|{UNSPACED.pattern}{{2}}"  # a vowel sign of Thai is no \w
+# Marks belong to a word, the vowels of Hindi and Tamil are such, as do the two joiners; Python's \w leaves them out.
+WORD = regex.compile(rf"[\p{{L}}\p{{N}}_][\p{{L}}\p{{N}}\p{{M}}_\u200c\u200d]+|{UNSPACED.pattern}{{2}}")
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -29,7 +31,7 @@ def bm25_run(
 ) -> dict[str, dict[str, float]]:
     """Search the whole corpus for each query: query id -> passage id -> BM25 score, best first.
 
-    Words are runs of two or more letters or digits, lower-cased, without English stopwords and without
+    Words are runs of two or more letters, digits or marks on them, lower-cased, without English stopwords and without
     stemming; Korean and scripts without spaces are cut into overlapping pairs of characters, as Lucene's CJK analyzer
     does. Equal scores are ordered by passage id, so the run does not depend on the order of the corpus. Passages that
     share no word with the query are not retrieved: a query may get fewer than `depth` of them, or none.
@@ -99,7 +101,8 @@ def fuse(rankings: Iterable[Sequence[Item]], k: float = RRF_K) -> dict[Item, flo
 
 def _tokenize(texts: Sequence[str]) -> list[list[str]]:
     spaced = [PAIRED.sub(_bigrams, unicodedata.normalize("NFC", text)) for text in texts]
-    return bm25s.tokenize(spaced, stopwords="en", token_pattern=WORD, return_ids=False, show_progress=False)
+    words = [" ".join(WORD.findall(text)) for text in spaced]
+    return bm25s.tokenize(words, stopwords="en", token_pattern=r"\S+", return_ids=False, show_progress=False)
 
 
 def _bigrams(run: re.Match[str]) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from training.data import RankingData, relevant_passages
+from training.data import RankingData, trainable
 from training.losses import shared
 from training.precision import exact
 
@@ -28,14 +28,12 @@ TOKENS_A_ROW = 1024  # of a row's tokens; all pairs of them are compared
 
 
 def texts_to_imitate(data: RankingData, count: int, seed: int) -> list[str]:
-    """`count` texts in random order: train queries, and the passages that no held-out query looks for.
+    """`count` texts in random order: train queries, and passages, without what `data.held_texts` names.
 
     Each comes as often as another, those of mixed data too: it is a sample of language, and the weights count queries.
     """
-    held = {passage for split in ("dev", "test") for query in data.splits[split] for passage in
-            relevant_passages(data, query)}  # fmt: skip
     texts = [data.queries[query] for query in data.splits["train"]]
-    texts += [text for passage, text in data.passages.items() if passage not in held]
+    texts += [data.passages[passage] for passage in trainable(data)]
     generator = np.random.default_rng(seed)
     order: list[int] = []
     while len(order) < count:

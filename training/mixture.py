@@ -15,6 +15,7 @@ from training.data import (
     RankingData,
     Source,
     check_leaks,
+    held_texts,
     source_of,
     texts_of,
     without_leaks,
@@ -127,7 +128,7 @@ def parts(data: RankingData) -> list[RankingData]:
 
 
 def part(data: RankingData, label: str) -> RankingData:
-    """One source of mixed data, with the ids that it has there."""
+    """One source of mixed data, with the ids that it has there; what another source holds out is `unseen`."""
     source = data.sources[label]
 
     def own(values: Mapping[str, Value]) -> dict[str, Value]:
@@ -136,5 +137,5 @@ def part(data: RankingData, label: str) -> RankingData:
     return RankingData(
         source.name, own(data.queries), own(data.passages), own(data.judgments), own(data.candidates),
         {name: [query for query in ids if source_of(query) == label] for name, ids in data.splits.items()},
-        source.licence, own(data.scores),
+        source.licence, own(data.scores), unseen=held_texts(data),
     )  # fmt: skip

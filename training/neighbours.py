@@ -72,11 +72,19 @@ def distinct(pairs: Sequence[tuple[str, str]], first: Mapping[str, str]) -> dict
 
 
 def neighbourhood_dataset(data: RankingData, groups: Sequence[Sequence[tuple[str, str]]]) -> Dataset:
-    """The trainer's columns, a group a row: queries, passages, label; a label is the grades (queries, passages)."""
-    rows = []
+    """The trainer's columns, a group a row: queries, passages, label; a label is the grades (queries, passages).
+
+    A copy of a judged passage has its grade.
+    """
+    rows, first = [], first_of_text(data)
     for group in groups:
         passages = [passage for _, passage in group]
-        grades = [[float(max(0, data.judgments[query].get(passage, 0))) for passage in passages] for query, _ in group]
+        grades = []
+        for query, _ in group:
+            judged = {
+                first[passage]: float(data.judgments[query][passage]) for passage in relevant_passages(data, query)
+            }
+            grades.append([judged.get(first[passage], 0.0) for passage in passages])
         rows.append((
             [data.queries[query] for query, _ in group], [data.passages[passage] for passage in passages], grades
         ))  # fmt: skip

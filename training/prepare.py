@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,25 @@ from transformers import AutoConfig
 from training.backbone import BUILTIN, builtin_backbone, resolve_model
 from training.candidates import BM25_OR_OWN, Candidates, FirstStage, find_candidates, find_for_training
 from training.data import (
-    HELD_OUT_SHARE,
     InputError,
     RankingData,
-    held_texts,
     limit_queries,
-    load,
     relevant_passages,
     require_splits,
     source_of,
 )
-from training.examples import Example, Scored, as_dataset, choose_by_teacher, choose_candidates, is_usable, left_out
+from training.examples import (
+    Example,
+    Scored,
+    as_dataset,
+    choose_by_teacher,
+    choose_candidates,
+    left_out,
+    too_few,
+    usable_queries,
+)
 from training.metrics import run_from_scores
-from training.mixture import load_mixture, parts
+from training.mixture import parts
 from training.neighbours import NEIGHBOURS, choose_neighbourhoods, neighbourhood_dataset, seeds_in_order
 from training.processes import is_first, wait_for_all
 from training.projection import project_backbone
@@ -77,29 +83,6 @@ def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int, s
     return Held(data, find_candidates(data, data.splits[split], depth, stage))
 
 
-def load_sources(
-    given: Sequence[str], drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE
-) -> RankingData:
-    """One source as `load_source` reads it, or several with their weights as one: see `mixture.load_mixture`."""
-    return renamed(
-        load_mixture, given, lambda source: load_source(source, drop_leaks, keep_missing, test_share), drop_leaks
-    )
-
-
-def load_source(source: str, drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE) -> RankingData:
-    """`data.load`, with the options by the names that the command line has."""
-    return renamed(load, source, drop_leaks=drop_leaks, keep_missing=keep_missing, test_share=test_share)
-
-
-def renamed(function: Callable[..., RankingData], *arguments: Any, **options: Any) -> RankingData:
-    """What a function returns; in its InputError options have the names that the command line has."""
-    try:
-        return function(*arguments, **options)
-    except InputError as error:
-        message = str(error).replace("drop_leaks=True", "--drop_leaks").replace("keep_missing=True", "--keep_missing")
-        raise InputError(message) from None
-
-
 def missing_judgments(data: RankingData) -> int:
     """How many judgments name a passage that the corpus lacks."""
     return sum(passage not in data.passages for grades in data.judgments.values() for passage in grades)
@@ -119,14 +102,14 @@ def make_examples(
     stage: FirstStage = BM25_OR_OWN,
     pool: int = 0,
     margin: float | None = None,
-    unseen: Collection[str] = (),
+    step: int = 1,
 ) -> Examples:
     """Choose candidates for `queries` training queries and let the teacher score them.
 
     With a `pool` the teacher scores that many passages a query, and `choose_by_teacher` keeps `candidates` of them; a
     `margin` without a pool has one of three times the candidates. Without a teacher the scores are 0, and nothing must
-    be learned from them. Passages with a text that is `unseen`, or relevant to a held-out query, are no negatives.
-    Raises InputError when nothing is left to train on, or a pool has no teacher.
+    be learned from them. Raises InputError when fewer queries are left than the `step` of an optimizer step, before the
+    teacher's work where that does not decide it, or a pool has no teacher.
     """
     if margin is not None and not pool:
         pool = POOL * candidates
@@ -140,8 +123,8 @@ def make_examples(
                 f"the file of scores has no query with a passage of {data.name}: give their ids, NAME/ID of mixed data"
             )
     least = candidates if teacher == OWN_SCORES else 0
-    usable = [query for query in data.splits["train"] if is_usable(data, query, least)]
-    left_out(data, usable, "a relevant passage" + (f" and {candidates} with scores" if least else ""))
+    usable = usable_queries(data, least)
+    left_out(data, usable, "a relevant passage" + (f" and {candidates - 1} negatives with scores" if least else ""))
     data = limit_queries(replace(data, splits=data.splits | {"train": usable}), "train", queries, seed)
     lists = find_for_training(data, data.splits["train"], depth, stage)
     chosen = [
@@ -149,7 +132,7 @@ def make_examples(
         for one in parts(data)  # negatives of another source would be too easy
         for example in choose_candidates(
             one, one.splits["train"], lists, size=pool or candidates, random_share=random_share, seed=seed,
-            scored_only=teacher == OWN_SCORES, at_least=candidates, unseen=held_texts(data) | set(unseen),
+            scored_only=teacher == OWN_SCORES, at_least=candidates,
         )
     ]  # fmt: skip
     if data.sources:
@@ -159,6 +142,8 @@ def make_examples(
             f"{data.name}: no training query has a relevant passage and {candidates - 1} others; "
             "give more queries, or fewer candidates per query"
         )
+    if len(chosen) < step:
+        raise InputError(too_few(len(chosen), step))
     pairs = [(query, passage) for query, passages in chosen for passage in passages]
     scored = score_pairs(teacher, data, pairs, cache, max_length=teacher_length) if teacher else np.zeros(len(pairs))
     given = iter(scored.tolist())
@@ -171,6 +156,8 @@ def make_examples(
                 f"{data.name}: of {len(chosen)} training queries none has {candidates - 1} negatives at least "
                 f"{margin} below its relevant passage: lower --false_negative_margin, or raise --teacher_pool"
             )
+        if len(kept) < step:
+            raise InputError(too_few(len(kept), step))
         mining |= {"teacher's pool": pool, "false negative margin": "none" if margin is None else margin} | counts
     examples = [
         Example(
@@ -249,7 +236,7 @@ def make_neighbourhoods(
     """
     if queries == 0:
         return neighbourhood_dataset(data, [])
-    seeds = seeds_in_order(data, seed)
+    seeds = [query for query in seeds_in_order(data, seed) if relevant_passages(data, query)]
     # More than are needed: a seed that another's neighbourhood has used up can't come first. Where all queries are
     # wanted, k times as many firsts leave about exp(-k) of them out.
     firsts = seeds[: 4 * -(-queries // size)]

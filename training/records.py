@@ -6,7 +6,6 @@ the positives, then the negatives.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data import InputError, RankingData, encodable
+from training.score_file import is_score
 
 RECORD_SUFFIXES = (".jsonl", ".parquet")
 FIELDS = ("query", "positives", "negatives", "scores")
@@ -79,10 +79,9 @@ def _scores(place: str, values: Any, count: int) -> list[float]:
         found = f"{len(values)} of them" if isinstance(values, list) else f"{values!r:.60}"
         raise InputError(f'{place}: "scores" is {found}, expected {count}: of the positives, then the negatives')
     for value in values:
-        # JSON has integers beyond any float.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        if not is_score(value):
             raise InputError(
-                f'{place}: "scores" holds {value!r:.40}, expected finite numbers; correct it or drop the record'
+                f'{place}: "scores" holds {value!r:.40}, expected numbers of float32; correct it or drop the record'
             )
     return [float(value) for value in values]
 

@@ -1,10 +1,10 @@
 """A file of scores as a teacher: one row for each (query_id, passage_id, score)."""
 
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from training.data import InputError, RankingData
 
 FIELDS = ("query_id", "passage_id", "score")
+LARGEST = float(np.finfo(np.float32).max)
 SCORE_SUFFIXES = {".jsonl", ".tsv", ".parquet"}
 
 
@@ -57,8 +58,8 @@ def read_scores(path: Path) -> dict[tuple[str, str], float]:
     scores: dict[tuple[str, str], float] = {}
     try:
         for place, query, passage, score in readers[path.suffix](path):
-            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-                raise InputError(f"{place}: score {score!r} is not a finite number: correct it or drop the line")
+            if not is_score(score):
+                raise InputError(f"{place}: score {score!r:.40} is no finite float32: correct it or drop the line")
             pair = (_identifier(place, "query_id", query), _identifier(place, "passage_id", passage))
             if pair in scores:
                 raise InputError(
@@ -68,6 +69,11 @@ def read_scores(path: Path) -> dict[tuple[str, str], float]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
     return scores
+
+
+def is_score(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number that float32 can hold; JSON has integers beyond any float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _identifier(place: str, field: str, value: object) -> str:
@@ -85,7 +91,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, object, object, object]]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{place}: not a JSON object ({error})") from error
             if not isinstance(record, dict) or not all(field in record for field in FIELDS):
                 raise InputError(f"{place}: expected an object with {', '.join(FIELDS)}")

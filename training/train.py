@@ -23,6 +23,7 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback
 
 from training.data import InputError, RankingData
+from training.examples import too_few
 from training.metrics import evaluate, mean, run_from_scores
 from training.processes import is_first, on_processors, process_count, wait_for_all
 from training.progress import LOG, TrainingProgress
@@ -204,11 +205,6 @@ def train(
             shutil.rmtree(leftover)
     wait_for_all()
     return TrainingResult(best, {output.name: losses}, quality, kept_quality, {output.name: read})
-
-
-def too_few(queries: int, step: int) -> str:
-    """What is wrong with so few queries, and the remedy."""
-    return f"{queries} training queries are fewer than the {step} of a step: give more, or lower --queries_per_step"
 
 
 def per_step(examples: Dataset, rows: int) -> tuple[int, str]:

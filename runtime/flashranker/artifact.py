@@ -19,7 +19,7 @@ from flashranker.errors import ArtifactError, FormatError, ModelNotFoundError
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "flashranker.json"
-MODEL_NAME, TOKENIZER_NAME = "onnx/model.onnx", "tokenizer.json"
+MODEL_FOLDER, MODEL_NAME, TOKENIZER_NAME = "onnx/", "onnx/model.onnx", "tokenizer.json"
 SETTLED_SECONDS = (
     2.0  # a file changed later than that before it was read could change again within one tick of its clock
 )

@@ -64,7 +64,7 @@ class ScoreCache:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, entries: int = 100_000) -> None:
-        if path is not None and not isinstance(path, (str, os.PathLike)):
+        if path is not None and (not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str)):
             raise InputError(f"path is {path!r}, expected that of a file: pass None to keep scores in memory")
         self.path = None if path is None else Path(path)
         self._recent: Recent[bytes, Scored] = Recent(check_count(entries, "entries", 1))
@@ -118,8 +118,9 @@ class ScoreCache:
 
 def _prepare(file: sqlite3.Connection) -> None:
     """Make an empty file a cache, or check that it is one; sqlite3.Error if it is something else."""
-    (found,) = file.execute("PRAGMA application_id").fetchone()
+    # The tables first: another process that makes the cache between the two reads adds both at once.
     (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (found,) = file.execute("PRAGMA application_id").fetchone()
     if found != APPLICATION_ID and tables:
         raise sqlite3.DatabaseError("it is the database of another application")
     if found != APPLICATION_ID or not tables:
@@ -149,7 +150,7 @@ def _named(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into one that names the file."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError) as error:  # ValueError: a name that no file can have
         raise CacheError(
             f"the score cache {path} failed ({error}): expected a file that a ScoreCache wrote, or none yet, where "
             "this process may write; remove it or name another"

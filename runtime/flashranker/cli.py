@@ -11,6 +11,7 @@ flashranker serve MODEL [NAME=MODEL ...]                          # over HTTP, w
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ from flashranker.processor import PORTABLE
 from flashranker.reranker import LONG, Hit, Reranker
 from flashranker.server.options import add_options
 
-# Words for `bench`; how fast a model is does not depend on what it reads, only on how much.
+# Words for `bench`; how fast a model reads new passages depends little on what they say, only on how much.
 SENTENCE = "The function returns a new list with all items of the given iterable in ascending order of their keys. "
 TURNS = 5
 KEEP = 25
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     except (FlashRankerError, OSError, UnicodeEncodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # as shells report it
     return 0
 
 
@@ -120,9 +123,9 @@ def _bench(arguments: argparse.Namespace) -> None:
     ranker = _open(arguments, arguments.model)
     results = []
     for name, sentences in (("short", 1), ("medium", 5), ("full length", 100)):
-        passages = [f"{number} {SENTENCE * sentences}" for number in range(count)]
         seconds = []
         for turn in range(TURNS + 1):  # the first is a warm-up
+            passages = [f"{turn} {number} {SENTENCE * sentences}" for number in range(count)]
             start = time.perf_counter()
             ranker.score("how do I sort a list", passages)
             if turn:

@@ -1,6 +1,7 @@
 """FlashRank's interface (0.2): change `from flashrank import ...` to `from flashranker.compat import ...`.
 
-On the same folder the scores are FlashRank's: the sigmoid of the logit, not a calibrated probability. What differs is
+On the same folder the scores are FlashRank's for a passage by itself: the sigmoid of the logit, not a calibrated
+probability. In a list FlashRank's int8 scores depend a little on the other passages; these do not. What else differs is
 what surprised its users: the passages given are not changed, scores are plain floats, an empty list gives an empty
 list, the passage and never the query is cut, and nothing is downloaded.
 """

@@ -5,12 +5,13 @@ They state no hashes and no calibration, so nothing can be verified: a score is 
 
 import json
 import os
-from glob import escape
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 from flashranker.artifact import (
     FORMAT_VERSION,
+    MODEL_FOLDER,
     MODEL_NAME,
     SHORTEST_LENGTH,
     TOKENIZER_NAME,
@@ -44,9 +45,7 @@ def describe_foreign(folder: str | os.PathLike[str]) -> tuple[Path, Manifest]:
     ]
     longest = int(min(limit for limit in limits if isinstance(limit, (int, float)) and limit >= SHORTEST_LENGTH))
     files = {MODEL_NAME: file_entry(model), TOKENIZER_NAME: file_entry(tokenizer)}
-    # Weights that the graph keeps in files beside it: other weights are another model, whatever the graph.
-    beside = {*model.parent.glob(f"{escape(model.name)}?*"), *model.parent.glob("*.data")}
-    files |= {f"{MODEL_NAME}_{path.name}": file_entry(path) for path in sorted(beside) if path.is_file()}
+    files |= {f"{MODEL_FOLDER}{path.as_posix()}": file_entry(model.parent / path) for path in _named_in(model)}
     return model, Manifest(
         format_version=FORMAT_VERSION, name=root.resolve().name, tier="foreign", max_length=longest,
         calibration=Calibration(1.0, 0.0), files=files, lineage={}, metrics={}, parity={}, gates=[], quantization={},
@@ -65,6 +64,18 @@ def _only_model(root: Path) -> Path:
             f"{root} holds these ONNX files: {names}; expected {MODEL_NAME}, model.onnx or a single one"
         )
     return found[0]
+
+
+def _named_in(model: Path) -> list[Path]:
+    """Files beside or below the graph, relative to it, whose names stand in it: there its weights may lie.
+
+    Other weights are another model, whatever the graph.
+    """
+    beside = [path.relative_to(model.parent) for path in model.parent.rglob("*") if path != model and path.is_file()]
+    if not beside or not model.stat().st_size:
+        return []
+    with model.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as graph:
+        return sorted(path for path in beside if graph.find(os.fsencode(path.as_posix())) >= 0)
 
 
 def _settings(path: Path) -> dict[str, Any]:

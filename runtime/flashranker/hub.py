@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from flashranker.artifact import MANIFEST_NAME, read_manifest
-from flashranker.errors import ArtifactError, InputError, ModelNotFoundError
+from flashranker.errors import ArtifactError, FlashRankerError, InputError, ModelNotFoundError
 from flashranker.framework import not_installed
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -83,7 +83,9 @@ def download(
             f"{place} lacks a file of an artifact ({_line(error)}): download another tool's folder and pass it with "
             "foreign=True"
         ) from error
-    except (hub.HfHubHTTPError, OSError) as error:
+    except FlashRankerError:
+        raise
+    except Exception as error:  # of the hub, of the disk, and of what carries the bytes: httpx, or xet's RuntimeError
         raise ModelNotFoundError(f"{place} could not be downloaded ({_line(error)}): try again") from error
     return snapshot
 

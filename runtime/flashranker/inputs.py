@@ -30,7 +30,7 @@ def check_request(query: Any, passages: Any, where: str = "") -> Request:
             f"{where}passages is {_kind(passages)}, expected a list of strings or mappings: put it in a list"
         )
     given = list(passages)
-    return Request(query, given, [_text(passage, f"{where}passage {i}") for i, passage in enumerate(given)])
+    return Request(_plain(query), given, [_text(passage, f"{where}passage {i}") for i, passage in enumerate(given)])
 
 
 def check_requests(requests: Any) -> list[Request]:
@@ -75,7 +75,12 @@ def _text(passage: Any, where: str) -> str:
         text, where = passage["text"], f'{where}\'s "text"'
     if not isinstance(text, str):
         raise InputError(f'{where} is {_kind(text)}, expected a string or a mapping with "text": drop or fix it')
-    return text
+    return _plain(text)
+
+
+def _plain(text: str) -> str:
+    """The text alone: what is derived from str may carry a whole document, which the memory of tokens would keep."""
+    return str.__str__(text)
 
 
 def _kind(value: Any) -> str:

@@ -5,11 +5,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flashranker.guard import Guard
 
 Job = TypeVar("Job")
+Turn = Callable[[Any], None]  # takes itself
 TURN = 16  # jobs that a thread does for one call before it looks for another call's
 
 
@@ -43,18 +44,31 @@ class Pool:
         turns: deque[Future[None]] = deque()
 
         # A thread takes jobs by itself: to be handed each one would cost as much as a tenth of a small model's run.
-        def take_turn() -> None:
-            for _ in until(stop, range(TURN)):
-                try:
-                    job = waiting.popleft()
-                except IndexError:
+        # A turn is passed to itself, because a function that held itself would keep the call's texts in memory.
+        def take_turn(turn: Turn) -> None:
+            while True:
+                for _ in until(stop, range(TURN)):
+                    try:
+                        job = waiting.popleft()
+                    except IndexError:
+                        return
+                    run(job)
+                if hand_out(turn):
                     return
-                run(job)
-            turns.append(executor.submit(take_turn))
+
+        def hand_out(turn: Turn) -> bool:
+            try:
+                turns.append(executor.submit(turn, turn))
+            except RuntimeError as error:
+                # Once the main thread has ended no thread takes new work; the others go on with theirs all the same.
+                if "cannot schedule" not in str(error):
+                    raise
+                return False
+            return True
 
         try:
-            for _ in range(min(self.threads, len(waiting))):
-                turns.append(executor.submit(take_turn))
+            if not all([hand_out(take_turn) for _ in range(min(self.threads, len(waiting)))]):
+                take_turn(take_turn)
             while turns:
                 turns.popleft().result()
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flashranker.artifact import MODEL_NAME, SHORTEST_LENGTH, TOKENIZER_NAME
+from flashranker.artifact import MODEL_FOLDER, SHORTEST_LENGTH, TOKENIZER_NAME
 from flashranker.cache import Recent, ScoreCache, score_key
 from flashranker.errors import InputError
 from flashranker.guard import Guard
@@ -91,7 +91,7 @@ class Reranker:
         self.truncated_passages = 0  # passages cut so far, in all calls together
         self._cache = cache
         # All that decides a logit; what was computed with other weights or settings has another key.
-        parts = [MODEL_NAME, TOKENIZER_NAME, *sorted(n for n in self.manifest.files if n.startswith(f"{MODEL_NAME}_"))]
+        parts = sorted(n for n in self.manifest.files if n == TOKENIZER_NAME or n.startswith(MODEL_FOLDER))
         files = (self.manifest.files[name].sha256 for name in parts)
         self._key = " ".join([*files, str(self.max_length), long, loaded.engine]).encode()
         self._tokens: Recent[str, np.ndarray] = Recent(_TOKENS_KEPT)
@@ -128,12 +128,15 @@ class Reranker:
         """Raise InputError for a query that `rerank` would refuse, with nothing run."""
         frame_query(self._tokenizer, check_request(query, []).query, self.max_length)
 
-    def count_tokens(self, query: str, passages: Iterable[Any]) -> np.ndarray:
-        """Tokens, int64 (n,), of the query with each passage, special tokens included, before any cut."""
+    def count_tokens(self, query: str, passages: Iterable[Any], stop: threading.Event | None = None) -> np.ndarray:
+        """Tokens, int64 (n,), of the query with each passage, special tokens included, before any cut.
+
+        Raises pool.Stopped before the next passage once `stop` is set.
+        """
         request = check_request(query, passages)
         frame = frame_query(self._tokenizer, request.query, self.max_length)
         around = self.max_length - frame.room
-        return np.array([around + len(self._passage_ids(text)) for text in request.texts], np.int64)
+        return np.array([around + len(self._passage_ids(text)) for text in until(stop, request.texts)], np.int64)
 
     def rerank(self, query: str, passages: Iterable[Any], top_n: int | None = None) -> list[Hit]:
         """Return the `top_n` (default: all) best passages, best first; equal logits keep the order given.

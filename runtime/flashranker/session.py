@@ -43,10 +43,13 @@ def load_model(path: Path, wide_sums: bool) -> Callable[[dict[str, np.ndarray]],
 
 
 def engine_version() -> str:
-    """Name and version of what computes the logits."""
+    """Names and versions of what computes the logits, the tokens included."""
     import onnxruntime
+    import tokenizers
 
-    return f"onnxruntime {onnxruntime.__version__}"
+    from flashranker import __version__
+
+    return f"flashranker {__version__}, onnxruntime {onnxruntime.__version__}, tokenizers {tokenizers.__version__}"
 
 
 def _open(path: Path, wide_sums: bool) -> onnxruntime.InferenceSession:
@@ -61,7 +64,7 @@ def _open(path: Path, wide_sums: bool) -> onnxruntime.InferenceSession:
     # Memory for activations is kept between runs: the first touch of new memory costs more than the sums in it.
     options.enable_cpu_mem_arena = True
     options.enable_mem_pattern = True
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and need not be printed too
     if wide_sums:
         options.add_session_config_entry(WIDE_SUMS, "1")
     try:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -239,13 +240,18 @@ class Server:
 
     async def _work(self, wanted: Wanted, ranker: Ranker) -> tuple[list[Hit], int, float]:
         texts = check_request(wanted.query, wanted.passages).texts
+        stop = threading.Event()
         async with self.admission.slot():
             started = time.perf_counter()
-            refused = "" if wanted.may_cut else await asyncio.to_thread(too_long, ranker, wanted.query, texts)
-            if refused:
-                raise Refused(413, refused)
-            hits = await ranker.arerank(wanted.query, wanted.passages)
-            return hits, await asyncio.to_thread(read_tokens, ranker, wanted.query, texts), started
+            try:
+                refused = "" if wanted.may_cut else await asyncio.to_thread(too_long, ranker, wanted.query, texts, stop)
+                if refused:
+                    raise Refused(413, refused)
+                hits = await ranker.arerank(wanted.query, wanted.passages)
+                tokens = await asyncio.to_thread(read_tokens, ranker, wanted.query, texts, stop)
+                return hits, tokens, started
+            finally:
+                stop.set()  # cancelled: a thread that counts tokens would go on without anybody who waits for it
 
 
 async def disconnected(request: Request) -> None:

@@ -61,10 +61,9 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise OSError(
-            f"can't listen on {host}:{port} ({error.strerror or error}): pass another --host or --port"
-        ) from error
+    except (OSError, TypeError, UnicodeError) as error:  # the latter two for a name that none can have
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"can't listen on {host}:{port} ({reason}): pass another --host or --port") from error
 
 
 def read_limits(arguments: argparse.Namespace) -> Limits:

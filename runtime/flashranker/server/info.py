@@ -1,6 +1,7 @@
 """What a server says of its models, and what it counts of their work."""
 
 from collections.abc import Mapping, Sequence
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,22 @@ def first_ranker(ranker: Ranker) -> Reranker:
     return ranker.rankers[0] if isinstance(ranker, Cascade) else ranker
 
 
-def too_long(ranker: Ranker, query: str, texts: Sequence[str]) -> str:
-    """What no model may cut, and one of them would: the longest pair and its limit, in a sentence; "" for none."""
+def too_long(ranker: Ranker, query: str, texts: Sequence[str], stop: Event) -> str:
+    """What no model may cut, and one of them would: the longest pair and its limit, in a sentence; "" for none.
+
+    Raises pool.Stopped soon after `stop` is set, as `read_tokens` does.
+    """
     for one in ranker.rankers if isinstance(ranker, Cascade) else [ranker]:
-        longest = max(one.count_tokens(query, texts), default=0)
+        longest = max(one.count_tokens(query, texts, stop), default=0)
         if one.long == "cut" and longest > one.max_length:
             return f"a pair has {longest} tokens, expected at most {one.max_length}: let it be cut"
     return ""
 
 
-def read_tokens(ranker: Ranker, query: str, texts: Sequence[str]) -> int:
+def read_tokens(ranker: Ranker, query: str, texts: Sequence[str], stop: Event) -> int:
     """Tokens of all pairs that the first model read, special tokens included."""
     first = first_ranker(ranker)
-    lengths = first.count_tokens(query, texts)
+    lengths = first.count_tokens(query, texts, stop)
     return int((np.minimum(lengths, first.max_length) if first.long == "cut" else lengths).sum())
 
 

@@ -1,0 +1,97 @@
+"""What is never trained on: held-out passages and copies of them, by whatever stage; and which queries are left."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_unusual_data import make_data, taught, write
+
+from recipes import stages
+from recipes.settings import MeasuringConfig, TrainingConfig
+from training.candidates import BM25_OR_OWN, FirstStage, find_for_training
+from training.data import InputError, fingerprint, held_texts, trainable
+from training.imitation import texts_to_imitate
+from training.mixture import mix
+from training.neighbours import neighbourhood_dataset
+from training.prepare import make_examples, make_neighbourhoods
+from training.tiers import TIERS
+
+
+def test_scored_negatives_that_can_not_be_used_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = make_data(queries=12, copies=12)
+    # q0 to q3 have two negatives; of the others one is a copy of the answer, or held out, or a copy of that.
+    data = replace(data, passages=data.passages | {"again": "Garden  WALL"})
+    unusable = {4: "c4", 5: "test", 6: "again", 7: "dev"}
+    scored = {f"q{i}": {f"p{i}": 2.0, "more": 1.0, "other": 0.0} for i in range(4)}
+    scored |= {f"q{i}": {f"p{i}": 2.0, "more": 1.0, passage: 0.0} for i, passage in unusable.items()}
+    data = replace(data, scores=scored)
+    assert sorted(taught(data, tmp_path, "data", queries=4)) == [f"where is number{i}" for i in range(4)]
+    assert "8 train queries left out, without a relevant passage and 2 negatives with scores" in caplog.text
+
+
+def test_too_few_usable_queries_are_refused_before_the_teacher_works(tmp_path: Path) -> None:
+    config, measuring = TrainingConfig(queries_per_step=4), MeasuringConfig(cache=tmp_path)
+    data = make_data(queries=20, answered=3)
+    with pytest.raises(InputError, match="3 training queries are fewer than the 4 of a step"):
+        stages.make_taught("no-such-teacher", measuring, config, TIERS["small"], data, BM25_OR_OWN)
+    scored = {f"q{i}": {f"p{i}": 2.0, "more": 1.0, "other": 0.0} for i in range(3)}
+    with pytest.raises(InputError, match="3 training queries are fewer than the 4 of a step"):
+        make_examples(
+            replace(make_data(), scores=scored), "data", tmp_path, queries=20, depth=5, candidates=2, random_share=0.0,
+            teacher_length=16, seed=0, pool=3, margin=0.5, step=4,
+        )  # fmt: skip
+
+
+def test_a_student_imitates_no_held_out_passage_of_any_source() -> None:
+    one = make_data(queries=3)
+    two = replace(one, passages=one.passages | {"copy": "GARDEN wall"}, splits=one.splits | {"dev": [], "test": []})
+    data = replace(mix([(one, 1.0), (two, 1.0)]), unseen=frozenset({"garden gate"}))
+    read = set(texts_to_imitate(data, 200, seed=0))
+    assert read == {
+        *(f"where is number{i}" for i in range(3)), *(f"river number{i} flows" for i in range(3)), "stone wall"
+    }  # fmt: skip
+    assert held_texts(data) == {"stone bridge", "garden wall", "garden gate"}
+    assert sorted(trainable(two)) == sorted(two.passages)
+    assert fingerprint(data) != fingerprint(replace(data, unseen=frozenset()))
+
+
+def test_all_that_the_measured_source_holds_out_is_unseen_however_few_queries_are_measured(tmp_path: Path) -> None:
+    measured = make_data(queries=6)
+    grades = {f"q{i}": {f"p{i}": 1} for i in range(6)}
+    measured = replace(
+        measured, judgments=grades,
+        queries={query: text.replace("where is", "which river has") for query, text in measured.queries.items()},
+        passages={key: text.replace("river", "wide river") for key, text in measured.passages.items()},
+    )  # fmt: skip
+    data = replace(make_data(), candidates={"d": ["dev", "other"]})
+    config = MeasuringConfig(test_queries=2, test_depth=3)
+    source = write(tmp_path / "wide", replace(measured, splits={"test": list(grades)}))
+    found, _, tests = stages.hold_out(config, data, source, "scratch", 64, BM25_OR_OWN)
+    assert len(tests.candidates) == 2
+    assert found.unseen == {f"wide river number{i} flows" for i in range(6)}
+
+
+def test_neighbourhoods_begin_with_queries_that_have_an_answer() -> None:
+    data = make_data(queries=200, answered=20)
+    assert len(make_neighbourhoods(data, queries=20, size=4, seed=0)) == 5
+
+
+def test_a_copy_of_an_answer_is_graded_as_the_answer() -> None:
+    data = make_data(queries=4, copies=2)
+    data = replace(data, judgments=data.judgments | {"q1": {"c0": 2}})
+    (row,) = neighbourhood_dataset(data, [[("q0", "p0"), ("q1", "c0"), ("q2", "p2")]])
+    assert row["label"] == [[1.0, 1.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_queries_for_which_bm25_finds_nothing_are_not_told_to_lack_a_list(caplog: pytest.LogCaptureFixture) -> None:
+    listed = replace(make_data(queries=4), candidates={f"q{i}": [f"p{i}"] for i in range(3)})
+    searched = replace(make_data(queries=4), queries=make_data(queries=4).queries | {"q0": "!?", "q1": "zebra"})
+    data = mix([(replace(listed, name="a"), 1.0), (replace(searched, name="b"), 1.0)], drop_leaks=True)
+    wanted = ["a/q0", "b/q0", "b/q1", "a/q3"]
+    found = find_for_training(data, wanted, 3, FirstStage())
+    assert list(found) == wanted
+    assert found["a/q0"] == ["a/p0"]
+    assert found["b/q0"] == found["b/q1"] == []
+    assert found["a/q3"][0] == "a/p3"
+    assert "a: 1 of 2 train queries have no list in candidates.tsv" in caplog.text
+    assert "b:" not in caplog.text
