@@ -4,8 +4,10 @@ import gc
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from flashranker import Reranker
 from flashranker.pool import TURN, Pool, Stopped
 
 
@@ -90,3 +92,16 @@ def test_nothing_of_a_call_stays_in_memory_once_it_has_ended() -> None:
         assert sum(one() is not None for one in alive) == 0
     finally:
         gc.enable()
+
+
+def test_the_memory_of_tokens_keeps_words_and_not_what_is_derived_from_them(tiny_artifact: Path) -> None:
+    class Node(str):  # as the strings of parsed HTML, each of which holds its whole document
+        __slots__ = ("__weakref__", "document")
+
+    ranker, node, query = Reranker(tiny_artifact, threads=1), Node("bread and water"), Node("time")
+    gone = weakref.ref(node), weakref.ref(query)
+    assert ranker.rerank(query, [node])[0].passage is node
+    assert ranker._tokens.get("bread and water") is not None
+    del node, query
+    gc.collect()
+    assert [one() for one in gone] == [None, None]

@@ -34,7 +34,7 @@ def test_too_few_usable_queries_are_refused_before_the_teacher_works(tmp_path: P
     data = make_data(queries=20, answered=3)
     with pytest.raises(InputError, match="3 training queries are fewer than the 4 of a step"):
         stages.make_taught("no-such-teacher", measuring, config, TIERS["small"], data, BM25_OR_OWN)
-    scored = {f"q{i}": {f"p{i}": 2.0, "more": 1.0, "other": 0.0} for i in range(3)}
+    scored = {f"q{i}": {f"p{i}": 2.0, "more": 1.0 + i // 3, "other": 0.0 + 2 * (i // 3)} for i in range(6)}
     with pytest.raises(InputError, match="3 training queries are fewer than the 4 of a step"):
         make_examples(
             replace(make_data(), scores=scored), "data", tmp_path, queries=20, depth=5, candidates=2, random_share=0.0,
