@@ -16,7 +16,7 @@ WORDS: dict[Kind, str] = {
     "share-alike": r"\bsa\b|share.?alike|\b[al]?gpl|\bodbl\b|\bgnu\b",
     "open": r"\b(open|apache|mit|bsd|isc|psf|cc0|cc.by|unlicense|public.domain|cdla.permissive|odc.by)\b",
 }
-PARTS = ("base", "teacher", "data")
+PARTS = ("base", "teacher", "data", "texts")
 # Its own terms, which copies of it seldom carry along.
 MS_MARCO = "MS MARCO's terms: non-commercial research"
 
@@ -28,7 +28,8 @@ def licence_kind(text: str) -> Kind:
 
 
 def parts_of(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model was made of, by the name that `--stated` has for it; each source of mixed data is a part, data.NAME.
+    """What a model was made of, by the name that `--stated` has for it; each source of mixed data, data.NAME, and each
+    file of plain texts, texts.FILE, is a part.
 
     A part is what the lineage says: a mapping with name and licence, or anything else where it is foreign.
     """
@@ -49,7 +50,7 @@ def licence_of(lineage: Mapping[str, Any], part: str) -> str:
     if not isinstance(found, Mapping):
         return ""
     stated, name = str(found.get("licence") or ""), str(found.get("name") or "").lower()
-    return MS_MARCO if part.startswith("data") and re.search(r"ms[-_ ]?marco", name) else stated
+    return MS_MARCO if part.startswith(("data", "texts")) and re.search(r"ms[-_ ]?marco", name) else stated
 
 
 def strictest(lineage: Mapping[str, Any]) -> str:

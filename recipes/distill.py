@@ -18,7 +18,7 @@ from recipes.finish import finish
 from recipes.lineage import trace
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError
-from training.load import load_sources
+from training.load import load_sources, with_texts
 from training.prepare import Held, teacher_run
 from training.processes import is_first
 from training.score_file import score_file
@@ -54,6 +54,7 @@ def run(
 
     say(f"1/7 data: {', '.join(student.data)}")
     data = load_sources(student.data, training.drop_leaks, training.keep_missing, measuring.test_share)
+    data = with_texts(data, training.texts)
     data, dev, tests = stages.hold_out(
         measuring, data, config.eval, student.base, max_length, stage, training.drop_leaks
     )
@@ -86,7 +87,7 @@ def run(
 
     say(f"7/7 artifact: {output}")
     lineage = trace(
-        data, examples, tests, stage, trained, base=student.base, start=start, teacher=student.teacher,
+        data, examples, dev, tests, stage, trained, base=student.base, start=start, teacher=student.teacher,
         languages=measuring.languages, precision=training.precision, began=began,
     )  # fmt: skip
     finish(

@@ -17,7 +17,7 @@ from export.one_logit import check_architecture, load_one_logit
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.lineage import licence, measured_on, spent
+from recipes.lineage import held_out_data, licence, spent
 from recipes.settings import MeasuringConfig, SearchConfig, check, first_stage_of
 from training.backbone import model_fingerprint, resolve_model
 from training.load import load_source
@@ -57,7 +57,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
 
     say(f"2/5 data: {config.data}")
     data = load_source(config.data, drop_leaks=True, keep_missing=True, test_share=measuring.test_share)
-    _, dev, tests = stages.hold_out(measuring, data, None, model, max_length, stage)
+    _, dev, tests = stages.hold_out(measuring, data, None, model, max_length, stage, drop_leaks=True)
 
     say("3/5 export: fp32 ONNX, int8 ONNX, calibration")
     name = sha256(f"{model_fingerprint(folder)} {max_length} {config.data}".encode()).hexdigest()[:12]
@@ -81,7 +81,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
         summary=f"{model} as it is, in int8.",
         lineage={
             "base": {"name": model, "licence": licence(model), "start": "as it is"},
-            "measured on": measured_on(tests, stage),
+            "measured on": held_out_data(tests, stage),
             "languages": measuring.languages or ["en"],
             "run": spent(began),
         },

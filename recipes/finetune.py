@@ -19,7 +19,7 @@ from recipes.lineage import made_as, trace
 from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, RankingData
 from training.documents import load_documents
-from training.load import finished, load_sources
+from training.load import finished, load_sources, with_texts
 from training.processes import is_first
 from training.tiers import TIERS
 
@@ -66,7 +66,7 @@ def run(
     stage = first_stage_of(search, measuring.cache)
 
     say(f"1/7 data: {config.documents or ', '.join(config.data or [])}")
-    data = load_data(config, training, measuring.test_share)
+    data = with_texts(load_data(config, training, measuring.test_share), training.texts)
     data, dev, tests = stages.hold_out(
         measuring, data, config.eval, config.base, max_length, stage, training.drop_leaks
     )
@@ -99,7 +99,7 @@ def run(
 
     say(f"7/7 artifact: {config.output}")
     lineage = trace(
-        data, examples, tests, stage, trained, base=config.base, start=start, teacher=config.teacher,
+        data, examples, dev, tests, stage, trained, base=config.base, start=start, teacher=config.teacher,
         languages=measuring.languages, precision=training.precision, began=began,
     )  # fmt: skip
     finish(

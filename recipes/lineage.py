@@ -11,6 +11,7 @@ from typing import Any
 from flashranker.artifact import MANIFEST_NAME, Manifest, read_manifest
 
 from export.licence import strictest
+from training import beir
 from training.backbone import BUILTIN
 from training.candidates import FirstStage, name_first_stage
 from training.data import RankingData
@@ -30,6 +31,7 @@ def peak_megabytes() -> int:
 def trace(
     data: RankingData,
     examples: Examples,
+    dev: Held,
     tests: Held,
     stage: FirstStage,
     trained: TrainingResult,
@@ -48,12 +50,19 @@ def trace(
     found = {
         "base": {"name": base, "licence": licence(base), "start": start},
         "data": {"name": data.name, "licence": data.licence, **sources_of(data, examples),
-                 "read": trained.read, "precision": precision, "first stage": name_first_stage(data, stage),
-                 "mining": examples.mining},
-        "measured on": measured_on(tests, stage),
+                 "read": trained.read, "dev MRR@10 by step": trained.dev_quality, "precision": precision,
+                 "first stage": name_first_stage(data, stage), "mining": examples.mining},
+        "measured on": held_out_data(tests, stage),
         "languages": list(languages or ["en"]),
         "run": spent(began),
     }  # fmt: skip
+    if data.texts:
+        folders = {file: Path(file).resolve().parent for file in data.texts}
+        found["texts"] = {"sources": {
+            file: {"name": folder.name, "licence": beir.licence(folder)} for file, folder in folders.items()
+        }}  # fmt: skip
+    if dev.data.name != data.name:
+        found["chosen on"] = held_out_data(dev, stage)
     if teacher:
         found["teacher"] = {"name": teacher, "licence": licence(teacher)}
     return found
@@ -72,11 +81,9 @@ def sources_of(data: RankingData, examples: Examples) -> dict[str, Any]:
     return {"sources": sources} if sources else {}
 
 
-def measured_on(tests: Held, stage: FirstStage) -> dict[str, str]:
+def held_out_data(held: Held, stage: FirstStage) -> dict[str, str]:
     """The held-out data for the manifest, with what found the candidates."""
-    return {
-        "name": tests.data.name, "licence": tests.data.licence, "first stage": name_first_stage(tests.data, stage)
-    }  # fmt: skip
+    return {"name": held.data.name, "licence": held.data.licence, "first stage": name_first_stage(held.data, stage)}
 
 
 def spent(began: float) -> dict[str, float]:

@@ -75,14 +75,15 @@ def section(name: str, result: dict[str, Any]) -> str:
     parity, lineage = result["parity"], result["lineage"]
     data, run = lineage.get("data", lineage.get("measured on")), lineage["run"]
     how = "Trained on" if "data" in lineage else "Exported as it was, with"
+    chosen = f", chosen on `{lineage['chosen on']['name']}`" if "chosen on" in lineage else ""
     read = "".join(f", {stage} {count:,}" for stage, count in data.get("read", {}).items())
     lines = [
         f"### `{result['command']}`",
         "",
-        f"{how} `{data['name']}`{f' ({read[2:]})' if read else ''}, measured on {parity['queries']} held-out queries, "
-        f"{parity['pairs']:,} pairs; means over "
-        f"queries with 95 % bootstrap intervals; seed {result['seed']}; {run['seconds'] / 60:.0f} minutes from data to "
-        f"artifact and {run['peak memory in MB']:,} MB of memory at most. All numbers are in "
+        f"{how} `{data['name']}`{f' ({read[2:]})' if read else ''}{chosen}, measured on {parity['queries']} "
+        f"held-out queries, {parity['pairs']:,} pairs; means over queries with 95 % bootstrap intervals; seed "
+        f"{result['seed']}; {run['seconds'] / 60:.0f} minutes from data to artifact and "
+        f"{run['peak memory in MB']:,} MB of memory at most. All numbers are in "
         f"[recipes/results/{name}.json](recipes/results/{name}.json).",
         "",
         "| stage | queries | nDCG@10 | MRR@10 |",

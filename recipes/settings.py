@@ -13,7 +13,7 @@ from training.backbone import BUILTIN, resolve_model
 from training.candidates import FirstStage
 from training.data import InputError
 from training.precision import PRECISIONS
-from training.prepare import POOL
+from training.prepare import POOL, is_projected
 from training.student import SCRATCH, check_head, check_layers, layers_of
 from training.teacher import open_bi_encoder
 from training.tiers import TIERS, Tier
@@ -44,7 +44,12 @@ class MeasuringConfig:
 
     cache: Path = setting(Path("cache"), "folder of teacher scores, checkpoints and unfinished artifacts")
     languages: list[str] = setting(None, "languages of the data, for the model card: codes such as en", nargs="+")
-    dev_queries: int = setting(100, "dev queries that choose a checkpoint, quantize and calibrate")
+    dev: str | None = setting(
+        None,
+        "what chooses a checkpoint, quantizes and calibrates: a BEIR folder, its dev split or, without one, all of its "
+        "judged queries; by default the dev split of the data",
+    )
+    dev_queries: int = setting(100, "how many dev queries do")
     test_queries: int = setting(400, "held-out queries to measure on")
     parity_queries: int = setting(50, "how many of them fp32 ONNX scores too, to be compared with PyTorch")
     depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
@@ -101,9 +106,15 @@ class TrainingConfig:
     )
     imitated_texts: int | None = setting(
         None,
-        "texts of the data, in rows of 32, repeated where there are fewer, on which a student that was projected from "
-        "the built-in backbone (nano) first learns to see tokens as near to each other as that does; 0 for none, by "
-        "default the tier's",
+        "texts of the data and --texts, in rows of 32, repeated where there are fewer, on which a student that was "
+        "projected from the built-in backbone (nano) first learns to see tokens as near to each other as that does; 0 "
+        "for none, by default the tier's",
+    )
+    texts: list[str] = setting(
+        None,
+        "files of further plain texts that it imitates, as corpus.jsonl of a BEIR folder: the more of a kind it has "
+        "read, the better it ranks that kind",
+        nargs="+",
     )
     apart_queries: int | None = setting(
         None,
@@ -212,6 +223,8 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
             f"--base {base} can't become this tier: expected --base {tier.hub_base}, a download, the folder of "
             "such a model, or (medium) scratch"
         )
+    if training and training.texts and (training.imitated_texts == 0 or not is_projected(base, tier)):
+        raise InputError("--texts are imitated, which only nano from the built-in backbone does: leave them out")
     if base == SCRATCH and training and (training.layers or training.trim_vocabulary):
         raise InputError(f"--base {base} has a size and words of its own: leave out --layers and --trim_vocabulary")
     if base != SCRATCH:

@@ -46,25 +46,47 @@ def hold_out(
     stage: FirstStage,
     drop_leaks: bool = False,
 ) -> tuple[RankingData, Held, Held]:
-    """The data to train on, and dev and test queries with their candidates, the latter of `evaluated` where named.
+    """The data to train on, and dev and test queries with their candidates, of `config.dev` and `evaluated` if named.
 
-    All judged queries of a source without splits are measured. Of the data those queries are left out, or refused, that
-    the measured source shares: see `mixture.apart_from`. What answers its queries is `unseen`.
+    Of the data those queries are left out, or refused, that such a source shares: see `mixture.apart_from`. What
+    answers its queries is `unseen`.
     Raises InputError where the end of the recipe would fail on them: see `measure.check_held_out`.
     """
-    measured = data
+    measured = chosen_by = data
     if evaluated:
-        # Official pools judge passages that a folder of candidates need not hold.
-        measured = load_source(evaluated, drop_leaks=True, keep_missing=True, test_share=0)
-        say(f"    {missing_judgments(measured)} judged passages are not in {measured.name}: ideal rankings count them")
-        if not any(measured.splits.values()):
-            measured = replace(measured, splits=measured.splits | {"test": list(measured.judgments)})
-            say(f"    {measured.name} has no splits: all of its judged queries are measured")
-        data = replace(renamed(apart_from, data, measured, drop_leaks), unseen=held_texts(measured))
-    dev = held_out(data, "dev", config.dev_queries, DEV_DEPTH, config.seed, stage)
+        measured = source_of_queries(evaluated, "test")
+        data = left_apart(data, measured, "test", drop_leaks)
+        chosen_by = data
+    if config.dev:
+        chosen_by = source_of_queries(config.dev, "dev")
+        data = left_apart(without_dev(data), chosen_by, "dev", drop_leaks)
+        chosen_by = renamed(apart_from, chosen_by, measured, "test", drop_leaks)
+    dev = held_out(chosen_by, "dev", config.dev_queries, DEV_DEPTH, config.seed, stage)
     tests = held_out(measured, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
     check_held_out(dev, tests, None if base == SCRATCH else resolve_model(base), max_length)
     return data, dev, tests
+
+
+def source_of_queries(source: str, split: str) -> RankingData:
+    """A source to measure on; where it has no such split, that holds all of its judged queries."""
+    # Official pools judge passages that a folder of candidates need not hold.
+    data = load_source(source, drop_leaks=True, keep_missing=True, test_share=0)
+    say(f"    {missing_judgments(data)} judged passages are not in {data.name}: ideal rankings count them")
+    if not data.splits[split] and (split == "dev" or not any(data.splits.values())):
+        say(f"    {data.name} has no {split} split: all of its judged queries are taken")
+        data = replace(data, splits={"train": [], "dev": [], "test": [], split: list(data.judgments)})
+    return data
+
+
+def without_dev(data: RankingData) -> RankingData:
+    """The data where other queries choose: their own dev queries are neither trained on nor held out."""
+    return replace(data, splits=data.splits | {"dev": []})
+
+
+def left_apart(data: RankingData, other: RankingData, split: str, drop_leaks: bool) -> RankingData:
+    """The data without what they share with a split of another source, of which all that is held out is `unseen`."""
+    apart = renamed(apart_from, data, other, split, drop_leaks)
+    return replace(apart, unseen=apart.unseen | held_texts(other))
 
 
 def decided(training: TrainingConfig) -> TrainingConfig:

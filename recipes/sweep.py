@@ -22,7 +22,7 @@ from recipes.evaluate_report import markdown
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, limit_queries
 from training.imitation import TEXTS_A_ROW
-from training.load import load_sources
+from training.load import load_sources, with_texts
 from training.metrics import evaluate, paired_bootstrap, run_from_scores
 from training.prepare import DEV_DEPTH, Held, held_out
 from training.processes import is_first
@@ -61,7 +61,12 @@ def run(
     training = stages.decided(training)
     say(f"1/3 data: {', '.join(student.data)}")
     data = load_sources(student.data, training.drop_leaks, training.keep_missing, measuring.test_share)
-    dev = held_out(data, "dev", measuring.dev_queries, DEV_DEPTH, measuring.seed, stage)
+    data = with_texts(data, training.texts)
+    chosen_by = data
+    if measuring.dev:
+        chosen_by = stages.source_of_queries(measuring.dev, "dev")
+        data = stages.left_apart(stages.without_dev(data), chosen_by, "dev", training.drop_leaks)
+    dev = held_out(chosen_by, "dev", measuring.dev_queries, DEV_DEPTH, measuring.seed, stage)
     data = limit_queries(data, "train", max(1, round(config.share * len(data.splits["train"]))), measuring.seed)
 
     rows: list[dict[str, Any]] = []

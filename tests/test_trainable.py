@@ -1,20 +1,26 @@
 """What is never trained on: held-out passages and copies of them, by whatever stage; and which queries are left."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_unusual_data import make_data, taught, write
+from datasets import Dataset
+from test_unusual_data import make_data, shifted, taught, write
 
+from export.licence import licence_of, parts_of
 from recipes import stages
-from recipes.settings import MeasuringConfig, TrainingConfig
+from recipes.lineage import trace
+from recipes.settings import MeasuringConfig, TrainingConfig, check
 from training.candidates import BM25_OR_OWN, FirstStage, find_for_training
 from training.data import InputError, fingerprint, held_texts, trainable
 from training.imitation import texts_to_imitate
+from training.load import with_texts
 from training.mixture import mix
 from training.neighbours import neighbourhood_dataset
-from training.prepare import make_examples, make_neighbourhoods
+from training.prepare import Examples, Held, make_examples, make_neighbourhoods
 from training.tiers import TIERS
+from training.train import TrainingResult
 
 
 def test_scored_negatives_that_can_not_be_used_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -55,6 +61,32 @@ def test_a_student_imitates_no_held_out_passage_of_any_source() -> None:
     assert fingerprint(data) != fingerprint(replace(data, unseen=frozenset()))
 
 
+def test_further_plain_texts_are_imitated_and_named_with_their_licence(tmp_path: Path) -> None:
+    files = [tmp_path / name / "corpus.jsonl" for name in ("one", "ms-marco")]
+    for file, texts in zip(files, (["stone tower", "Garden  Wall"], ["iron gate"]), strict=True):
+        file.parent.mkdir()
+        file.write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
+    (tmp_path / "one" / "LICENSE").write_text("CC BY-SA 4.0\n")
+    data = with_texts(make_data(queries=1), [str(file) for file in files])
+    assert set(texts_to_imitate(data, 90, seed=0)) == {
+        "where is number0", "river number0 flows", "garden gate", "stone wall", "stone tower", "iron gate"
+    }  # fmt: skip
+    assert len({fingerprint(one) for one in (data, replace(data, texts={}), make_data(queries=1))}) == 2
+    held, trained = Held(data, {}), TrainingResult(tmp_path, {}, [(0, 0.25), (9, 0.5)], 0.5, {})
+    found = trace(
+        data, Examples(Dataset.from_dict({}), "", [], False, {}, {}, 0), held, held, BM25_OR_OWN, trained,
+        base="builtin", start="", teacher=None, languages=None, precision="fp32", began=0.0,
+    )  # fmt: skip
+    assert found["data"]["dev MRR@10 by step"] == [(0, 0.25), (9, 0.5)]
+    assert {part: licence_of(found, part) for part in parts_of(found) if part.startswith("texts")} == {
+        f"texts.{files[0]}": "CC BY-SA 4.0", f"texts.{files[1]}": "MS MARCO's terms: non-commercial research"
+    }  # fmt: skip
+    for tier, imitated in (("small", None), ("nano", 0)):
+        config = TrainingConfig(texts=["a"], imitated_texts=imitated)
+        with pytest.raises(InputError, match="--texts are imitated, which only nano from the built-in backbone does"):
+            check(MeasuringConfig(), TIERS[tier], tmp_path, "builtin", config)
+
+
 def test_all_that_the_measured_source_holds_out_is_unseen_however_few_queries_are_measured(tmp_path: Path) -> None:
     measured = make_data(queries=6)
     grades = {f"q{i}": {f"p{i}": 1} for i in range(6)}
@@ -69,6 +101,31 @@ def test_all_that_the_measured_source_holds_out_is_unseen_however_few_queries_ar
     found, _, tests = stages.hold_out(config, data, source, "scratch", 64, BM25_OR_OWN)
     assert len(tests.candidates) == 2
     assert found.unseen == {f"wide river number{i} flows" for i in range(6)}
+
+
+def test_checkpoints_are_chosen_on_queries_of_another_source(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def holding(source: str, evaluated: str | None = None, drop: bool = False) -> tuple[set[str], frozenset[str]]:
+        config = MeasuringConfig(dev=source, dev_queries=9)
+        found, dev, _ = stages.hold_out(config, data, evaluated, "scratch", 64, BM25_OR_OWN, drop)
+        return set(dev.candidates), found.unseen
+
+    data = replace(make_data(), candidates={"t": ["test", "more"]})
+    grades = {f"q{i}": {f"p{i}": 1, "more": 0} for i in range(3)} | {"d": {"dev": 2}}
+    other = shifted(make_data())
+    other = replace(
+        other, judgments=grades, candidates={query: [*found, "other"] for query, found in grades.items()},
+        passages=other.passages | {"p0": "River number7  flows"},
+    )  # fmt: skip
+    whole = write(tmp_path / "whole", replace(other, splits={"test": list(grades)}))
+    with pytest.raises(InputError, match=r"odd: 1 train and dev queries share .* dev queries of whole.*--drop_leaks"):
+        holding(whole)
+    chosen, unseen = holding(whole, drop=True)
+    assert chosen == set(grades)
+    assert unseen == {"river number7 flows", "river count1 flows", "river count2 flows", "stone bridge"}
+    assert "whole has no dev split: all of its judged queries are taken" in capsys.readouterr().out
+    split = write(tmp_path / "split", replace(other, splits={"dev": ["q1"], "test": ["q2"]}))
+    assert holding(split) == holding(split, split) == ({"q1"}, {"river count1 flows", "river count2 flows"})
+    assert holding(whole, split, drop=True)[0] == {"q0", "q1", "d"}  # q2 is measured
 
 
 def test_neighbourhoods_begin_with_queries_that_have_an_answer() -> None:

@@ -123,7 +123,7 @@ def test_all_of_a_source_without_splits_is_measured(tmp_path: Path, capsys: pyte
     data = replace(make_data(), candidates={"d": ["dev", "other"]})
     _, _, tests = stages.hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
     assert len(tests.candidates) == 20
-    assert "other has no splits: all of its judged queries are measured" in capsys.readouterr().out
+    assert "other has no test split: all of its judged queries are taken" in capsys.readouterr().out
 
 
 def test_queries_that_the_measured_source_shares_are_refused_or_left_out(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_queries_that_the_measured_source_shares_are_refused_or_left_out(tmp_pat
         stages.hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
     measured = replace(shared, splits={"train": [], "dev": [], "test": ["q3", "q4"]})
     with pytest.raises(InputError, match="all dev queries are shared"):
-        apart_from(data, measured, drop=True)
+        apart_from(data, measured, "test", drop=True)
     data = replace(data, splits=data.splits | {"train": data.splits["train"][:-1], "dev": ["d", "q19"]})
-    kept = apart_from(data, measured, drop=True).splits
+    kept = apart_from(data, measured, "test", drop=True).splits
     assert (kept["dev"], kept["test"]) == (["q19"], ["t"])
     assert set(data.splits["train"]) - set(kept["train"]) == {"q7"}
 

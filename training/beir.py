@@ -26,8 +26,8 @@ def read_folder(folder: Path, keep_missing: bool = False) -> RankingData:
     A query belongs to the split of its qrels file, or of its own "split" field. `keep_missing` keeps
     judgments of passages that the corpus lacks. Raises InputError with file, line number and remedy.
     """
-    passages, _ = _read_texts(folder / "corpus.jsonl")
-    queries, fields = _read_texts(folder / "queries.jsonl")
+    passages, _ = read_texts(folder / "corpus.jsonl")
+    queries, fields = read_texts(folder / "queries.jsonl")
     judgments: dict[str, dict[str, int]] = {}
     sides: dict[str, str] = dict(fields)
     for path, split in _qrels_files(folder):
@@ -57,12 +57,15 @@ def read_folder(folder: Path, keep_missing: bool = False) -> RankingData:
     splits = {name: [query_id for query_id in queries if sides.get(query_id) == name] for name in SPLITS}
     candidates = _read_candidates(folder / "candidates.tsv", queries, passages)
     return RankingData(
-        encodable(folder.resolve().name), queries, passages, judgments, candidates, splits, _licence(folder)
+        encodable(folder.resolve().name), queries, passages, judgments, candidates, splits, licence(folder)
     )
 
 
-def _read_texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Read a JSONL file: id -> text with its title in front (as BEIR joins them), and id -> split."""
+def read_texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Read a JSONL file: id -> text with its title in front (as BEIR joins them), and id -> split.
+
+    Raises InputError with file, line number and remedy.
+    """
     texts: dict[str, str] = {}
     splits: dict[str, str] = {}
     for where, line in _read_lines(path):
@@ -195,7 +198,8 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
                 yield where, line
 
 
-def _licence(folder: Path) -> str:
+def licence(folder: Path) -> str:
+    """The first line of a folder's LICENSE, or "not stated"."""
     for path in sorted([*folder.glob("LICENSE*"), *folder.glob("LICENCE*")]):
         return next((line.strip() for _, line in _read_lines(path)), "not stated")
     return "not stated"

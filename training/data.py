@@ -38,6 +38,7 @@ class RankingData:
     `splits`: "train", "dev" and "test" -> query ids; a split that the source lacks is an empty list.
     `scores`: query id -> passage id -> a teacher's raw logit, where the source brings some.
     `sources`: of mixed data (see `mixture.mix`), whose ids are LABEL/ID: label -> source.
+    `texts`: file -> plain texts, a sample of language beside the passages.
     `unseen`: texts, `normalized`, that other data hold out, so that nothing is trained on a passage with one of them.
     """
 
@@ -50,6 +51,7 @@ class RankingData:
     licence: str
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
     unseen: frozenset[str] = frozenset()
 
 
@@ -189,7 +191,7 @@ def source_of(mixed_id: str) -> str:
 
 
 def fingerprint(data: RankingData) -> str:
-    """sha256, as hex, over texts, judgments, candidates, splits and what is unseen; name and licence are left out.
+    """sha256, as hex, over all texts, judgments, candidates and splits; name and licence are left out.
 
     The order of the mappings does not count, the order inside candidate lists and splits does.
     """
@@ -211,7 +213,8 @@ def fingerprint(data: RankingData) -> str:
         add(section, str(len(lists)))
         for key in sorted(lists):
             add(key, str(len(lists[key])), *lists[key])
-    add("unseen", *sorted(data.unseen))
+    for plain in (*data.texts.values(), sorted(data.unseen)):
+        add("plain", str(len(plain)), *plain)
     return digest.hexdigest()
 
 

@@ -73,6 +73,11 @@ def load_sources(
     )
 
 
+def with_texts(data: RankingData, files: Sequence[str] | None) -> RankingData:
+    """The data with the plain texts of files such as a BEIR folder's corpus.jsonl. Raises InputError."""
+    return replace(data, texts={file: list(beir.read_texts(Path(file))[0].values()) for file in files or []})
+
+
 def load_source(source: str, drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE) -> RankingData:
     """`load`, with the options by the names that the command line has."""
     return renamed(load, source, drop_leaks=drop_leaks, keep_missing=keep_missing, test_share=test_share)

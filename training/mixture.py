@@ -97,26 +97,26 @@ def mix(sources: Sequence[tuple[RankingData, float]], drop_leaks: bool = False) 
     return mixed_data
 
 
-def apart_from(data: RankingData, measured: RankingData, drop: bool) -> RankingData:
-    """The data without train and dev queries that share a text, as in `find_leaks`, with `measured`'s test queries.
+def apart_from(data: RankingData, other: RankingData, split: str, drop: bool) -> RankingData:
+    """The data without train and dev queries that share a text, as in `find_leaks`, with a split of other data.
 
     Raises InputError where there are some, unless they are to be dropped; then their number is logged.
     """
-    keys = {key for query in measured.splits["test"] for key in texts_of(measured, query)}
+    keys = {key for query in other.splits[split] for key in texts_of(other, query)}
     shared = {query for split in ("train", "dev") for query in data.splits[split]
               if not keys.isdisjoint(texts_of(data, query))}  # fmt: skip
     if shared and not drop:
         raise InputError(
-            f"{data.name}: {len(shared)} train and dev queries share their text or a relevant passage with the test "
-            f"queries of {measured.name} (first: {min(shared)!r}); leave them out with drop_leaks=True"
+            f"{data.name}: {len(shared)} train and dev queries share their text or a relevant passage with the {split} "
+            f"queries of {other.name} (first: {min(shared)!r}); leave them out with drop_leaks=True"
         )
     if shared:
-        _log.warning("%s: %d train and dev queries left out, shared with %s", data.name, len(shared), measured.name)
-    kept = {split: [query for query in ids if split == "test" or query not in shared]
-            for split, ids in data.splits.items()}  # fmt: skip
-    for split in ("train", "dev"):
-        if data.splits[split] and not kept[split]:
-            raise InputError(f"{data.name}: all {split} queries are shared with {measured.name}: measure on other data")
+        _log.warning("%s: %d train and dev queries left out, shared with %s", data.name, len(shared), other.name)
+    kept = {name: [query for query in ids if name == "test" or query not in shared]
+            for name, ids in data.splits.items()}  # fmt: skip
+    for name in ("train", "dev"):
+        if data.splits[name] and not kept[name]:
+            raise InputError(f"{data.name}: all {name} queries are shared with {other.name}: measure on other data")
     return replace(data, splits=kept)
 
 
