@@ -16,7 +16,14 @@ from transformers import AutoModel, AutoTokenizer
 
 from recipes.settings import TrainingConfig
 from recipes.stages import train_imitating
-from training.imitation import TEXTS_A_ROW, ImitationLoss, ids_of_pieces, imitation_dataset, texts_to_imitate
+from training.imitation import (
+    TEXTS_A_ROW,
+    ImitationLoss,
+    ids_of_pieces,
+    imitation_dataset,
+    texts_to_imitate,
+    with_other_pieces,
+)
 from training.load import load_source
 from training.prepare import held_out
 from training.student import build_student, save_checkpoint
@@ -33,7 +40,7 @@ def texts(count: int, seed: int) -> list[str]:
 def distance(start: Path, backbone: Path, seed: int = 7) -> float:
     """On texts of their own, without a gradient."""
     with torch.no_grad():
-        return ImitationLoss(load_student(start, 32), backbone).distance(texts(40, seed)).item()
+        return ImitationLoss(load_student(start, 32), backbone, replaced=0.0).distance(texts(40, seed)).item()
 
 
 @pytest.fixture
@@ -68,9 +75,28 @@ def test_the_distance_is_that_of_all_cosines_and_nothing_is_wrong_with_the_backb
             expected.append(wide(ids).last_hidden_state[0])
         students, teachers = (normalize(torch.cat(states), dim=1).double() for states in (found, expected))
         by_hand = float(((students @ students.T - teachers @ teachers.T) ** 2).mean())
-        loss = ImitationLoss(load_student(disturbed, 32), bi_encoder)
+        loss = ImitationLoss(load_student(disturbed, 32), bi_encoder, replaced=0.0)
         assert loss([[given]], None).item() == pytest.approx(by_hand, rel=1e-4)
     assert by_hand > 0.01
+
+
+def test_a_share_of_the_pieces_is_replaced_alike_for_both_and_special_tokens_stay(
+    bi_encoder: Path, tmp_path: Path
+) -> None:
+    build_student(str(bi_encoder), tmp_path / "same", texts=texts(50, 0))
+    loss = ImitationLoss(load_student(tmp_path / "same", 32), bi_encoder)
+    with torch.no_grad():
+        assert loss.distance(texts(40, 5)).item() == pytest.approx(0, abs=1e-10)
+    tokenizer = loss.unwrapped[0].tokenizer
+    ids = tokenizer(texts(400, 5), padding=True, return_tensors="pt")["input_ids"]
+    special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+    for share in (0.0, 0.15, 1.0):
+        read = with_other_pieces(ids, loss.pieces, share)
+        assert torch.equal(read[special], ids[special])
+        assert set(read[~special].tolist()) <= set(loss.pieces.tolist())
+        changed = (read != ids)[~special].float().mean().item()
+        assert changed == pytest.approx(share * (1 - 1 / len(loss.pieces)), abs=0.03 if 0 < share < 1 else 0.01)
+    assert set(read[~special].tolist()) == set(loss.pieces.tolist())
 
 
 def test_the_encoder_learns_and_what_reads_it_stays(bi_encoder: Path, disturbed: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from training.precision import exact
 
 TEXTS_A_ROW = 32
 TOKENS_A_ROW = 1024  # of a row's tokens; all pairs of them are compared
+REPLACED = 0.15  # of a text's tokens, by any other: few texts then show the whole vocabulary, in many places
 
 
 def texts_to_imitate(data: RankingData, count: int, seed: int) -> list[str]:
@@ -61,16 +62,20 @@ def imitation_dataset(texts: Sequence[str], seed: int) -> Dataset:
 class ImitationLoss(nn.Module):
     """What the trainer calls with the rows of `imitation_dataset`; the model is a `SimilarityRanker` of a backbone.
 
+    Both read the texts with a share of their tokens `replaced` by any others.
     Only the encoder learns: the readings of its states keep what they start with.
     """
 
-    def __init__(self, model: CrossEncoder, backbone: Path) -> None:
+    def __init__(self, model: CrossEncoder, backbone: Path, replaced: float = REPLACED) -> None:
         super().__init__()
+        self.replaced = replaced
         self.model = model
         self.unwrapped = shared(model)
         # Hidden from the trainer, which would train it.
         self.backbone = (AutoModel.from_pretrained(backbone, add_pooling_layer=False).eval().to(model.device),)
         self.backbone_ids = ids_of_pieces(model.tokenizer, AutoTokenizer.from_pretrained(backbone)).to(model.device)
+        special = set(model.tokenizer.all_special_ids)
+        self.pieces = torch.tensor([one for one in range(len(model.tokenizer)) if one not in special]).to(model.device)
         ranker: Any = model[0].model
         for name, parameter in ranker.named_parameters():
             parameter.requires_grad_(name.startswith("bert."))
@@ -86,7 +91,8 @@ class ImitationLoss(nn.Module):
         tokens = model.tokenizer(
             texts, padding=True, truncation=True, max_length=model.max_length, return_tensors="pt"
         ).to(model.device)
-        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        mask = tokens["attention_mask"]
+        ids = with_other_pieces(tokens["input_ids"], self.pieces, self.replaced)
         real = torch.nonzero(mask.flatten()).flatten()
         chosen = real[torch.randperm(len(real))[:TOKENS_A_ROW].to(real.device)]
         ranker: Any = model[0].model
@@ -98,6 +104,15 @@ class ImitationLoss(nn.Module):
         )
         with exact(found):
             return (found @ found.T - expected @ expected.T).square().mean()
+
+
+def with_other_pieces(ids: Tensor, pieces: Tensor, share: float) -> Tensor:
+    """Token ids with that share of them, drawn at random, replaced by others of `pieces`; what is none of them stays.
+
+    Whatever words stand beside each other, the backbone says how near they are: no text is needed that holds them.
+    """
+    drawn = (torch.rand(ids.shape, device=ids.device) < share) & torch.isin(ids, pieces)
+    return torch.where(drawn, pieces[torch.randint(len(pieces), ids.shape, device=ids.device)], ids)
 
 
 def ids_of_pieces(student: PreTrainedTokenizerBase, backbone: PreTrainedTokenizerBase) -> Tensor:
