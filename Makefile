@@ -52,6 +52,7 @@ bench: $(INSTALLED)
 # Data sets that the project does not carry lie, in BEIR's layout, in data/. What is there is not made again.
 TUNED := artifacts/wikiqa artifacts/nfcorpus artifacts/stackfaq
 NANO := artifacts/nano artifacts/nano-msmarco
+PLAIN := $(patsubst %,data/%/corpus.jsonl,nq-oracle squad-dev msmarco-dl21)
 EVALUATED := evaluations/zero-shot evaluations/zero-shot-nano evaluations/wikiqa evaluations/nfcorpus
 MEASURES := --depth 100 --max-length 192 --measures nDCG@10 MRR@10 MAP
 
@@ -65,8 +66,8 @@ artifacts/nano/flashranker.json: | $(INSTALLED)
 	$(BIN)/python -m recipes.distill --tier nano
 
 artifacts/nano-msmarco/flashranker.json: | $(INSTALLED)
-	$(BIN)/python -m recipes.distill --tier nano --data data/msmarco-devsmall --eval data/msmarco-dl19 --test_depth 100 \
-		--output $(@D)
+	$(BIN)/python -m recipes.distill --tier nano --data data/msmarco-devsmall --texts $(PLAIN) --imitated_texts 216000 \
+		--dev data/msmarco-dl21 --eval data/msmarco-dl19 --test_depth 100 --evaluations 6 --output $(@D)
 
 $(TUNED:=/flashranker.json): artifacts/%/flashranker.json: | artifacts/small/flashranker.json
 	$(BIN)/python -m recipes.finetune --data data/$* --base artifacts/small --output artifacts/$* $(TUNE_$*)
