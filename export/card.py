@@ -125,6 +125,8 @@ def lineage(manifest: Manifest) -> str:
 
 def limits(manifest: Manifest) -> str:
     """What not to expect."""
+    chosen_on = part(manifest, "chosen on").get("name")
+    judgments = f"the judgments of {chosen_on}" if chosen_on else "the data's own judgments"
     needs = ""
     if manifest.quantization.get("profile") == DOT_PRODUCT:
         needs = """
@@ -136,7 +138,7 @@ def limits(manifest: Manifest) -> str:
 - A pair longer than {manifest.max_length} tokens is cut at the passage's end; the runtime counts the cuts.
 - int8 logits differ a little between kinds of CPU; on one machine they are the same bits every time, whatever
   else is scored along.
-- Probabilities were calibrated on the data's own judgments; where relevance means something else, refit.{needs}"""
+- Probabilities were calibrated on {judgments}; where relevance means something else, refit.{needs}"""
 
 
 def part(manifest: Manifest, name: str) -> Mapping[str, Any]:

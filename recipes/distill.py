@@ -15,6 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
+from recipes.hold_out import hold_out
 from recipes.lineage import trace
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError
@@ -55,9 +56,7 @@ def run(
     say(f"1/7 data: {', '.join(student.data)}")
     data = load_sources(student.data, training.drop_leaks, training.keep_missing, measuring.test_share)
     data = with_texts(data, training.texts)
-    data, dev, tests = stages.hold_out(
-        measuring, data, config.eval, student.base, max_length, stage, training.drop_leaks
-    )
+    data, dev, tests = hold_out(measuring, data, config.eval, student.base, max_length, stage, training.drop_leaks)
 
     say(f"2/7 teacher: {student.teacher}")
     examples = stages.make_taught(student.teacher, measuring, training, tier, data, stage)
@@ -65,7 +64,7 @@ def run(
 
     say(f"3/7 student: {student.tier} from {student.base}")
     settings = plain(student, config, measuring, training, search)
-    workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
+    workspace, start = stages.begin(settings, measuring, training, tier, data, dev, examples)
 
     say(f"4/7 training in {training.precision}")
     trained = stages.learn(
@@ -87,7 +86,8 @@ def run(
 
     say(f"7/7 artifact: {output}")
     lineage = trace(
-        data, examples, dev, tests, stage, trained, base=student.base, start=start, teacher=student.teacher,
+        data, examples, dev if measuring.dev else None, tests, stage, trained,
+        base=student.base, start=start, teacher=student.teacher,
         languages=measuring.languages, precision=training.precision, began=began,
     )  # fmt: skip
     finish(

@@ -27,6 +27,7 @@ from recipes.rankers import (
     FIRST_STAGE,
     Found,
     check_names,
+    chosen_on,
     content_hash,
     file_part,
     find_models,
@@ -172,6 +173,9 @@ def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Seq
                 f"{', '.join(trained)} learned from most of these queries, if trained on this very data: "
                 "--unsplit split measures those held out."
             )
+    chosen = [model.name for model in models if chosen_on(model) == data.name]
+    if chosen and (config.split == "dev" or not data.splits["dev"]):
+        notes.append(f"{', '.join(chosen)} was chosen, quantized and calibrated on some of these queries.")
     judged = [query for query in split if any(grade > 0 for grade in data.judgments.get(query, {}).values())]
     if not judged:
         raise InputError(

@@ -6,7 +6,7 @@ python -m recipes.export my-checkpoint --data my-documents --output artifacts/mi
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import torch
 from transformers import AutoTokenizer
 
 from export.one_logit import check_architecture, load_one_logit
-from recipes import measure, stages
+from recipes import measure
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
+from recipes.hold_out import hold_out
 from recipes.lineage import held_out_data, licence, spent
 from recipes.settings import MeasuringConfig, SearchConfig, check, first_stage_of
 from training.backbone import model_fingerprint, resolve_model
@@ -57,7 +58,8 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
 
     say(f"2/5 data: {config.data}")
     data = load_source(config.data, drop_leaks=True, keep_missing=True, test_share=measuring.test_share)
-    _, dev, tests = stages.hold_out(measuring, data, None, model, max_length, stage, drop_leaks=True)
+    data = replace(data, splits=data.splits | {"train": []})
+    _, dev, tests = hold_out(measuring, data, None, model, max_length, stage)
 
     say("3/5 export: fp32 ONNX, int8 ONNX, calibration")
     name = sha256(f"{model_fingerprint(folder)} {max_length} {config.data}".encode()).hexdigest()[:12]
@@ -84,10 +86,10 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
             "measured on": held_out_data(tests, stage),
             "languages": measuring.languages or ["en"],
             "run": spent(began),
-        },
+        } | ({"chosen on": held_out_data(dev, stage)} if measuring.dev else {}),
         settings=plain(config, measuring, search), seed=measuring.seed, command=command,
         allow_worse=config.gate == "report",
-        notices=[f"Not trained here: int8 and the probabilities were fitted to {data.name}."],
+        notices=[f"Not trained here: int8 and the probabilities were fitted to {dev.data.name}."],
     )  # fmt: skip
 
 

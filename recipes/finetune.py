@@ -15,6 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
+from recipes.hold_out import hold_out
 from recipes.lineage import made_as, trace
 from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, RankingData
@@ -67,16 +68,14 @@ def run(
 
     say(f"1/7 data: {config.documents or ', '.join(config.data or [])}")
     data = with_texts(load_data(config, training, measuring.test_share), training.texts)
-    data, dev, tests = stages.hold_out(
-        measuring, data, config.eval, config.base, max_length, stage, training.drop_leaks
-    )
+    data, dev, tests = hold_out(measuring, data, config.eval, config.base, max_length, stage, training.drop_leaks)
 
     say(f"2/7 examples: {config.teacher or 'judgments alone'}")
     examples = stages.make_taught(config.teacher, measuring, training, tier, data, stage)
 
     say(f"3/7 base: {config.base}")
     settings = plain(config, measuring, training, search)
-    workspace, start = stages.begin(settings, measuring, training, tier, data, examples)
+    workspace, start = stages.begin(settings, measuring, training, tier, data, dev, examples)
 
     say(f"4/7 training in {training.precision}")
     trained = stages.learn(
@@ -99,7 +98,8 @@ def run(
 
     say(f"7/7 artifact: {config.output}")
     lineage = trace(
-        data, examples, dev, tests, stage, trained, base=config.base, start=start, teacher=config.teacher,
+        data, examples, dev if measuring.dev else None, tests, stage, trained,
+        base=config.base, start=start, teacher=config.teacher,
         languages=measuring.languages, precision=training.precision, began=began,
     )  # fmt: skip
     finish(

@@ -31,7 +31,7 @@ def peak_megabytes() -> int:
 def trace(
     data: RankingData,
     examples: Examples,
-    dev: Held,
+    dev: Held | None,
     tests: Held,
     stage: FirstStage,
     trained: TrainingResult,
@@ -45,7 +45,8 @@ def trace(
 ) -> dict[str, Any]:
     """Where the result comes from, for the manifest, with the queries, or texts, that each stage read.
 
-    `start` says how the student was made of `base`; `began` is the recipe's start by `time.monotonic`.
+    `dev`: what chose the checkpoint, where it is of other data; `start` says how the student was made of `base`;
+    `began` is the recipe's start by `time.monotonic`.
     """
     found = {
         "base": {"name": base, "licence": licence(base), "start": start},
@@ -61,7 +62,7 @@ def trace(
         found["texts"] = {"sources": {
             file: {"name": folder.name, "licence": beir.licence(folder)} for file, folder in folders.items()
         }}  # fmt: skip
-    if dev.data.name != data.name:
+    if dev:
         found["chosen on"] = held_out_data(dev, stage)
     if teacher:
         found["teacher"] = {"name": teacher, "licence": licence(teacher)}

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 import flashranker
 from flashranker import Reranker, ScoreCache
-from flashranker.artifact import MANIFEST_NAME, MODEL_NAME, hash_file, read_manifest
+from flashranker.artifact import MANIFEST_NAME, MODEL_NAME, TOKENIZER_NAME, hash_file, read_manifest
 from flashranker.foreign import describe_foreign
 
 from export.licence import parts_of
@@ -130,14 +131,18 @@ def open_runtime(found: Found, cache: Path, max_length: int, threads: int) -> Re
 
 
 def content_hash(found: Found) -> str:
-    """sha256, as hex, of what ranks: of a file, of an ONNX model, or `model_fingerprint` of a checkpoint."""
+    """sha256, as hex, of what ranks: of a file, of an ONNX model, or `model_fingerprint` of a checkpoint.
+
+    Where a graph keeps weights in other files it is that of all their hashes.
+    """
     path = Path(os.path.expanduser(found.source))
     if path.is_file():
         return hash_file(path).sha256
     if found.kind == "artifact":
         return read_manifest(path).files[MODEL_NAME].sha256
     if found.kind == "ONNX folder":
-        return hash_file(describe_foreign(path)[0]).sha256
+        hashes = [entry.sha256 for name, entry in describe_foreign(path)[1].files.items() if name != TOKENIZER_NAME]
+        return hashes[0] if len(hashes) == 1 else sha256(" ".join(hashes).encode()).hexdigest()
     return model_fingerprint(resolve_model(found.source))
 
 
@@ -179,6 +184,14 @@ def trained_on(found: Found) -> set[str]:
     return {
         str(data.get("name")) for part, data in parts.items() if part.startswith("data") and isinstance(data, Mapping)
     }
+
+
+def chosen_on(found: Found) -> str:
+    """The name of the data on whose queries an artifact says that it was chosen, "" where these are its own."""
+    if found.kind != "artifact":
+        return ""
+    stated = read_manifest(Path(os.path.expanduser(found.source))).lineage.get("chosen on")
+    return str(stated.get("name")) if isinstance(stated, Mapping) else ""
 
 
 @contextmanager

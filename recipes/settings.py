@@ -153,8 +153,8 @@ class TrainingConfig:
     )
     drop_leaks: bool = setting(
         False,
-        "drop train queries that leak into dev or test, and train and dev queries that --eval shares, instead of "
-        "refusing them",
+        "drop train queries that leak into dev or test, and train and dev queries that --eval or --dev shares, "
+        "instead of refusing them",
     )
     keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
 

@@ -1,4 +1,4 @@
-"""What distilling and fine-tuning share: held-out queries, a workspace, the stages of training."""
+"""What distilling and fine-tuning share: a workspace, the stages of training."""
 
 import json
 from dataclasses import replace
@@ -9,26 +9,21 @@ from typing import Any
 
 import training
 from recipes.command import say
-from recipes.measure import check_held_out
+from recipes.hold_out import fingerprint_of_held
 from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
 from training.backbone import builtin_backbone, model_fingerprint, resolve_model
 from training.candidates import BM25_OR_OWN, FirstStage
-from training.data import RankingData, fingerprint, held_texts
+from training.data import RankingData, fingerprint
 from training.imitation import TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
-from training.load import load_source, renamed
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
-from training.mixture import apart_from
 from training.precision import uses_bfloat16
 from training.prepare import (
-    DEV_DEPTH,
     Examples,
     Held,
-    held_out,
     is_projected,
     make_examples,
     make_neighbourhoods,
     make_start,
-    missing_judgments,
     neighbourhood_teacher,
 )
 from training.processes import process_count
@@ -37,68 +32,16 @@ from training.tiers import Tier
 from training.train import TrainingResult, joined, train
 
 
-def hold_out(
-    config: MeasuringConfig,
-    data: RankingData,
-    evaluated: str | None,
-    base: str,
-    max_length: int,
-    stage: FirstStage,
-    drop_leaks: bool = False,
-) -> tuple[RankingData, Held, Held]:
-    """The data to train on, and dev and test queries with their candidates, of `config.dev` and `evaluated` if named.
-
-    Of the data those queries are left out, or refused, that such a source shares: see `mixture.apart_from`. What
-    answers its queries is `unseen`.
-    Raises InputError where the end of the recipe would fail on them: see `measure.check_held_out`.
-    """
-    measured = chosen_by = data
-    if evaluated:
-        measured = source_of_queries(evaluated, "test")
-        data = left_apart(data, measured, "test", drop_leaks)
-        chosen_by = data
-    if config.dev:
-        chosen_by = source_of_queries(config.dev, "dev")
-        data = left_apart(without_dev(data), chosen_by, "dev", drop_leaks)
-        chosen_by = renamed(apart_from, chosen_by, measured, "test", drop_leaks)
-    dev = held_out(chosen_by, "dev", config.dev_queries, DEV_DEPTH, config.seed, stage)
-    tests = held_out(measured, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
-    check_held_out(dev, tests, None if base == SCRATCH else resolve_model(base), max_length)
-    return data, dev, tests
-
-
-def source_of_queries(source: str, split: str) -> RankingData:
-    """A source to measure on; where it has no such split, that holds all of its judged queries."""
-    # Official pools judge passages that a folder of candidates need not hold.
-    data = load_source(source, drop_leaks=True, keep_missing=True, test_share=0)
-    say(f"    {missing_judgments(data)} judged passages are not in {data.name}: ideal rankings count them")
-    if not data.splits[split] and (split == "dev" or not any(data.splits.values())):
-        say(f"    {data.name} has no {split} split: all of its judged queries are taken")
-        data = replace(data, splits={"train": [], "dev": [], "test": [], split: list(data.judgments)})
-    return data
-
-
-def without_dev(data: RankingData) -> RankingData:
-    """The data where other queries choose: their own dev queries are neither trained on nor held out."""
-    return replace(data, splits=data.splits | {"dev": []})
-
-
-def left_apart(data: RankingData, other: RankingData, split: str, drop_leaks: bool) -> RankingData:
-    """The data without what they share with a split of another source, of which all that is held out is `unseen`."""
-    apart = renamed(apart_from, data, other, split, drop_leaks)
-    return replace(apart, unseen=apart.unseen | held_texts(other))
-
-
 def decided(training: TrainingConfig) -> TrainingConfig:
     """The settings with the precision that `auto` comes to here, so that a run goes on in the one it began in."""
     return replace(training, precision="bf16" if uses_bfloat16(training.precision) else "fp32")
 
 
-def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, examples: Examples) -> Path:
+def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, dev: Held, examples: Examples) -> Path:
     """A folder named by what decides its content, so that another run never takes over its checkpoints.
 
-    That is the settings (with a tier and a base), the data, the examples with their teacher's scores, the base's
-    weights, and the code.
+    That is the settings (with a tier and a base), the data, what dev measures, the examples with their teacher's
+    scores, the base's weights, and the code.
     """
     decisive = {name: value for name, value in settings.items() if name not in IRRELEVANT}
     if settings.get("trim_vocabulary"):
@@ -106,7 +49,7 @@ def make_workspace(settings: dict[str, Any], cache: Path, data: RankingData, exa
     weights = "" if settings["base"] == SCRATCH else model_fingerprint(resolve_model(settings["base"]))
     code = sorted(Path(training.__file__).parent.glob("*.py"))
     content = json.dumps([
-        decisive, fingerprint(data), examples.fingerprint, weights,
+        decisive, fingerprint(data), fingerprint_of_held(dev), examples.fingerprint, weights,
         [sha256(file.read_bytes()).hexdigest() for file in code],
     ], sort_keys=True)  # fmt: skip
     workspace = cache / "runs" / f"{settings['tier']}-{sha256(content.encode()).hexdigest()[:12]}"
@@ -143,10 +86,11 @@ def begin(
     training: TrainingConfig,
     tier: Tier,
     data: RankingData,
+    dev: Held,
     examples: Examples,
 ) -> tuple[Path, str]:
     """The run's folder with the untrained student, and a sentence on how it was made; see `make_workspace`."""
-    workspace = make_workspace(settings, measuring.cache, data, examples)
+    workspace = make_workspace(settings, measuring.cache, data, dev, examples)
     start = make_start(
         settings["base"], tier, examples.texts, workspace / "start", measuring.seed, training.layers,
         kept_languages(measuring, training),

@@ -19,6 +19,7 @@ from export.artifact import write_json, write_text
 from recipes import stages
 from recipes.command import launch, plain, say, setting
 from recipes.evaluate_report import markdown
+from recipes.hold_out import choosing
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, limit_queries
 from training.imitation import TEXTS_A_ROW
@@ -62,10 +63,7 @@ def run(
     say(f"1/3 data: {', '.join(student.data)}")
     data = load_sources(student.data, training.drop_leaks, training.keep_missing, measuring.test_share)
     data = with_texts(data, training.texts)
-    chosen_by = data
-    if measuring.dev:
-        chosen_by = stages.source_of_queries(measuring.dev, "dev")
-        data = stages.left_apart(stages.without_dev(data), chosen_by, "dev", training.drop_leaks)
+    data, chosen_by = choosing(measuring, data, data, training.drop_leaks)
     dev = held_out(chosen_by, "dev", measuring.dev_queries, DEV_DEPTH, measuring.seed, stage)
     data = limit_queries(data, "train", max(1, round(config.share * len(data.splits["train"]))), measuring.seed)
 
@@ -77,7 +75,7 @@ def run(
         examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage)
         # The queries of each stage are the part's, and no settings any more.
         settings = plain(student, measuring, chosen, search) | {"share": config.share, "part": asdict(part)}
-        workspace, _ = stages.begin(settings, measuring, chosen, part, data, examples)
+        workspace, _ = stages.begin(settings, measuring, chosen, part, data, dev, examples)
         trained = stages.learn(
             chosen, part, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage
         )

@@ -165,6 +165,10 @@ def test_without_the_split_all_judged_queries_are_measured_or_the_made_split(
     (trained / "flashranker.json").write_text(json.dumps(manifest), encoding="utf-8")
     notes = measure(trained, "--data", data)["data"]["data"]["notes"]
     assert notes[1].startswith("trained learned from most of these queries, if trained on this very data: --unsplit")
+    manifest["lineage"] = {"chosen on": {"name": "data"}}
+    (trained / "flashranker.json").write_text(json.dumps(manifest), encoding="utf-8")
+    notes = measure(trained, tiny_artifact, "--data", data)["data"]["data"]["notes"]
+    assert notes[1:] == ["trained was chosen, quantized and calibrated on some of these queries."]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"real data sets are not at {SHARED}")

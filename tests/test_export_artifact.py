@@ -179,6 +179,9 @@ def test_the_card_states_the_manifests_numbers(staging: Path) -> None:
     assert "| int8 |  | 0.5234 (0.5100 to 0.5300) |  |" in card or "| int8 |  | 0.5235 (0.5100 to 0.5300) |  |" in card
     assert "| size | 6 MB | 5 MB | **FAIL** |" in card
     assert "> **Notice:** below its first stage" in card
+    assert "calibrated on the data's own judgments" in card
+    other = replace(sealed, lineage=sealed.lineage | {"chosen on": {"name": "another"}})
+    assert "calibrated on the judgments of another" in make_card(other)
     assert f"| `onnx/model.onnx` | {sealed.files['onnx/model.onnx'].bytes:,} |" in card
     assert "python -m recipes.distill --tier nano" in card
     assert "sigmoid(1.5 x logit -0.25)" in card

@@ -10,6 +10,7 @@ from test_unusual_data import make_data, shifted, taught, write
 
 from export.licence import licence_of, parts_of
 from recipes import stages
+from recipes.hold_out import choosing, fingerprint_of_held, hold_out
 from recipes.lineage import trace
 from recipes.settings import MeasuringConfig, TrainingConfig, check
 from training.candidates import BM25_OR_OWN, FirstStage, find_for_training
@@ -56,7 +57,7 @@ def test_a_student_imitates_no_held_out_passage_of_any_source() -> None:
     assert read == {
         *(f"where is number{i}" for i in range(3)), *(f"river number{i} flows" for i in range(3)), "stone wall"
     }  # fmt: skip
-    assert held_texts(data) == {"stone bridge", "garden wall", "garden gate"}
+    assert held_texts(data) == {"stone bridge", "garden wall", "garden gate", "which bridge", "which garden wall"}
     assert sorted(trainable(two)) == sorted(two.passages)
     assert fingerprint(data) != fingerprint(replace(data, unseen=frozenset()))
 
@@ -66,7 +67,8 @@ def test_further_plain_texts_are_imitated_and_named_with_their_licence(tmp_path:
     for file, texts in zip(files, (["stone tower", "Garden  Wall"], ["iron gate"]), strict=True):
         file.parent.mkdir()
         file.write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
-    (tmp_path / "one" / "LICENSE").write_text("CC BY-SA 4.0\n")
+    (tmp_path / "one" / "LICENSES").mkdir()
+    (tmp_path / "one" / "LICENSE.txt").write_bytes(b"\nCC BY-SA 4.0 \xff\n")
     data = with_texts(make_data(queries=1), [str(file) for file in files])
     assert set(texts_to_imitate(data, 90, seed=0)) == {
         "where is number0", "river number0 flows", "garden gate", "stone wall", "stone tower", "iron gate"
@@ -74,12 +76,12 @@ def test_further_plain_texts_are_imitated_and_named_with_their_licence(tmp_path:
     assert len({fingerprint(one) for one in (data, replace(data, texts={}), make_data(queries=1))}) == 2
     held, trained = Held(data, {}), TrainingResult(tmp_path, {}, [(0, 0.25), (9, 0.5)], 0.5, {})
     found = trace(
-        data, Examples(Dataset.from_dict({}), "", [], False, {}, {}, 0), held, held, BM25_OR_OWN, trained,
+        data, Examples(Dataset.from_dict({}), "", [], False, {}, {}, 0), None, held, BM25_OR_OWN, trained,
         base="builtin", start="", teacher=None, languages=None, precision="fp32", began=0.0,
     )  # fmt: skip
     assert found["data"]["dev MRR@10 by step"] == [(0, 0.25), (9, 0.5)]
     assert {part: licence_of(found, part) for part in parts_of(found) if part.startswith("texts")} == {
-        f"texts.{files[0]}": "CC BY-SA 4.0", f"texts.{files[1]}": "MS MARCO's terms: non-commercial research"
+        f"texts.{files[0]}": "CC BY-SA 4.0 \ufffd", f"texts.{files[1]}": "MS MARCO's terms: non-commercial research"
     }  # fmt: skip
     for tier, imitated in (("small", None), ("nano", 0)):
         config = TrainingConfig(texts=["a"], imitated_texts=imitated)
@@ -98,15 +100,18 @@ def test_all_that_the_measured_source_holds_out_is_unseen_however_few_queries_ar
     data = replace(make_data(), candidates={"d": ["dev", "other"]})
     config = MeasuringConfig(test_queries=2, test_depth=3)
     source = write(tmp_path / "wide", replace(measured, splits={"test": list(grades)}))
-    found, _, tests = stages.hold_out(config, data, source, "scratch", 64, BM25_OR_OWN)
+    found, _, tests = hold_out(config, data, source, "scratch", 64, BM25_OR_OWN)
     assert len(tests.candidates) == 2
-    assert found.unseen == {f"wide river number{i} flows" for i in range(6)}
+    answers, questions = (
+        {text.format(i) for i in range(6)} for text in ("wide river number{} flows", "which river has number{}")
+    )
+    assert found.unseen == answers | questions
 
 
 def test_checkpoints_are_chosen_on_queries_of_another_source(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     def holding(source: str, evaluated: str | None = None, drop: bool = False) -> tuple[set[str], frozenset[str]]:
         config = MeasuringConfig(dev=source, dev_queries=9)
-        found, dev, _ = stages.hold_out(config, data, evaluated, "scratch", 64, BM25_OR_OWN, drop)
+        found, dev, _ = hold_out(config, data, evaluated, "scratch", 64, BM25_OR_OWN, drop)
         return set(dev.candidates), found.unseen
 
     data = replace(make_data(), candidates={"t": ["test", "more"]})
@@ -121,11 +126,37 @@ def test_checkpoints_are_chosen_on_queries_of_another_source(tmp_path: Path, cap
         holding(whole)
     chosen, unseen = holding(whole, drop=True)
     assert chosen == set(grades)
-    assert unseen == {"river number7 flows", "river count1 flows", "river count2 flows", "stone bridge"}
+    assert unseen == {
+        "river number7 flows", "river count1 flows", "river count2 flows", "stone bridge",
+        *(f"which river is count{i}" for i in range(3)), "which bridge",
+    }  # fmt: skip
     assert "whole has no dev split: all of its judged queries are taken" in capsys.readouterr().out
     split = write(tmp_path / "split", replace(other, splits={"dev": ["q1"], "test": ["q2"]}))
-    assert holding(split) == holding(split, split) == ({"q1"}, {"river count1 flows", "river count2 flows"})
+    both = {f"{text} count{i}{more}" for i in (1, 2) for text, more in (("river", " flows"), ("which river is", ""))}
+    assert holding(split) == holding(split, split) == ({"q1"}, both)
+    # What is measured of the data themselves never chooses, and the other source's train queries matter to nobody.
+    leaking = replace(other, passages=other.passages | {"p1": "garden wall", "p5": "river number5 flows"})
+    leaking = replace(leaking, judgments=leaking.judgments | {"q5": {"p5": 1}})
+    third = write(tmp_path / "third", replace(leaking, splits={"train": ["q5"], "dev": ["q1", "q2"]}))
+    with pytest.raises(InputError, match=r"third: 1 train and dev queries share .* test queries of odd"):
+        holding(third)
+    assert holding(third, drop=True)[0] == {"q2"}
+    assert choosing(MeasuringConfig(dev=third), data, data, True)[1].splits["dev"] == ["q2"]
     assert holding(whole, split, drop=True)[0] == {"q0", "q1", "d"}  # q2 is measured
+
+
+def test_all_that_measuring_reads_of_held_out_queries_is_in_their_fingerprint() -> None:
+    data = make_data()
+    held = Held(data, {"t": ["test", "more"]})
+    others = [
+        Held(data, {"t": ["more", "test"]}), Held(data, {"d": ["test", "more"]}),
+        Held(replace(data, queries=data.queries | {"t": "which wall"}), held.candidates),
+        Held(replace(data, passages=data.passages | {"more": "iron gate"}), held.candidates),
+        Held(replace(data, judgments=data.judgments | {"t": {"test": 2}}), held.candidates),
+    ]  # fmt: skip
+    assert len({fingerprint_of_held(one) for one in (held, *others)}) == 6
+    elsewhere = replace(data, passages=data.passages | {"p0": "not read"})
+    assert fingerprint_of_held(Held(elsewhere, held.candidates)) == fingerprint_of_held(held)
 
 
 def test_neighbourhoods_begin_with_queries_that_have_an_answer() -> None:

@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from recipes import measure, stages
 from recipes.distill import teacher_runs
 from recipes.finetune import FinetuneConfig, as_the_base
+from recipes.hold_out import hold_out
 from recipes.settings import MeasuringConfig, TrainingConfig, check
 from training.candidates import BM25_OR_OWN, find_for_training
 from training.data import InputError, RankingData
@@ -121,7 +122,7 @@ def shifted(data: RankingData) -> RankingData:
 def test_all_of_a_source_without_splits_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     other = write(tmp_path / "other", shifted(make_data()), splits=False)
     data = replace(make_data(), candidates={"d": ["dev", "other"]})
-    _, _, tests = stages.hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
+    _, _, tests = hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
     assert len(tests.candidates) == 20
     assert "other has no test split: all of its judged queries are taken" in capsys.readouterr().out
 
@@ -134,7 +135,7 @@ def test_queries_that_the_measured_source_shares_are_refused_or_left_out(tmp_pat
     )
     other = write(tmp_path / "other", shared, splits=False)
     with pytest.raises(InputError, match=r"odd: 2 train and dev queries share .* other \(first: 'd'\).*--drop_leaks"):
-        stages.hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
+        hold_out(MeasuringConfig(), data, other, "scratch", 64, BM25_OR_OWN)
     measured = replace(shared, splits={"train": [], "dev": [], "test": ["q3", "q4"]})
     with pytest.raises(InputError, match="all dev queries are shared"):
         apart_from(data, measured, "test", drop=True)
@@ -221,9 +222,9 @@ def test_a_file_of_scores_of_other_ids_is_named(tmp_path: Path) -> None:
 def test_held_out_queries_without_two_candidates_are_refused_before_training() -> None:
     data = replace(make_data(), candidates={"d": ["other", "dev"], "t": ["test"]})
     with pytest.raises(InputError, match="none of 1 held-out queries has two candidates or more"):
-        stages.hold_out(MeasuringConfig(), data, None, "scratch", 64, BM25_OR_OWN)
+        hold_out(MeasuringConfig(), data, None, "scratch", 64, BM25_OR_OWN)
     data = replace(data, candidates=data.candidates | {"t": ["test", "more"]})
-    assert len(stages.hold_out(MeasuringConfig(), data, None, "scratch", 64, BM25_OR_OWN)) == 3
+    assert len(hold_out(MeasuringConfig(), data, None, "scratch", 64, BM25_OR_OWN)) == 3
 
 
 def with_head(folder: Path, labels: int) -> Path:

@@ -201,5 +201,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
 def licence(folder: Path) -> str:
     """The first line of a folder's LICENSE, or "not stated"."""
     for path in sorted([*folder.glob("LICENSE*"), *folder.glob("LICENCE*")]):
-        return next((line.strip() for _, line in _read_lines(path)), "not stated")
+        if path.is_file():  # some keep them in a folder of that name
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            return next((line.strip() for line in lines if line.strip()), "not stated")
     return "not stated"

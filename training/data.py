@@ -39,7 +39,7 @@ class RankingData:
     `scores`: query id -> passage id -> a teacher's raw logit, where the source brings some.
     `sources`: of mixed data (see `mixture.mix`), whose ids are LABEL/ID: label -> source.
     `texts`: file -> plain texts, a sample of language beside the passages.
-    `unseen`: texts, `normalized`, that other data hold out, so that nothing is trained on a passage with one of them.
+    `unseen`: texts, `normalized`, that other data hold out, and nothing is trained on that has one of them.
     """
 
     name: str
@@ -62,10 +62,10 @@ def relevant_passages(data: RankingData, query_id: str) -> list[str]:
 
 
 def held_texts(data: RankingData) -> frozenset[str]:
-    """The texts, `normalized`, that are relevant to a query of dev or test, or `unseen`."""
+    """The texts, `normalized`, that a query of dev or test has or looks for, or that are `unseen`."""
     held = {query for split in ("dev", "test") for query in data.splits.get(split, [])}
-    own = {normalized(data.passages[passage]) for query in held for passage in relevant_passages(data, query)}
-    return data.unseen | own
+    answers = {data.passages[passage] for query in held for passage in relevant_passages(data, query)}
+    return data.unseen | {normalized(text) for text in answers | {data.queries[query] for query in held}}
 
 
 def trainable(data: RankingData) -> list[str]:

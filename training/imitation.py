@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from training.data import RankingData, held_texts, normalized, trainable
+from training.data import RankingData, held_texts, normalized
 from training.losses import shared
 from training.precision import exact
 
@@ -33,10 +33,10 @@ def texts_to_imitate(data: RankingData, count: int, seed: int) -> list[str]:
 
     Each comes as often as another, those of mixed data too: it is a sample of language, and the weights count queries.
     """
-    texts = [data.queries[query] for query in data.splits["train"]]
-    texts += [data.passages[passage] for passage in trainable(data)]
     held = held_texts(data)
-    texts += [text for plain in data.texts.values() for text in plain if normalized(text) not in held]
+    queries = [data.queries[query] for query in data.splits["train"]]
+    given = [queries, data.passages.values(), *data.texts.values()]
+    texts = [text for part in given for text in part if normalized(text) not in held]
     generator = np.random.default_rng(seed)
     order: list[int] = []
     while len(order) < count:
