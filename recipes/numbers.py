@@ -112,6 +112,8 @@ def section(name: str, result: dict[str, Any]) -> str:
         f"The int8 file has {result['model_bytes']:,} bytes. Rung of the ladder: {quantization['rung']} "
         f"({len(quantization['fp32_layers'])} layers in fp32). {' '.join(result['notices'])}".rstrip(),
     ]
+    if curve := data.get("dev MRR@10 by step"):
+        lines += ["", f"MRR@10 on dev by step: {', '.join(f'{value:.4f} at {step:,}' for step, value in curve)}."]
     return "\n".join(lines)
 
 

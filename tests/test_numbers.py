@@ -29,7 +29,9 @@ def measured(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             stage: {"nDCG@10": value, "MRR@10": value | {"mean": 0.25}} for stage in ("int8", "teacher")
         },
         "gates": [gate],
-        "lineage": {"data": {"name": "planted", "queries": 7}, "run": {"seconds": 210.4, "peak memory in MB": 1234}},
+        "lineage": {"data": {"name": "planted", "read": {"apart": 1024, "together": 8},
+                             "dev MRR@10 by step": [[0, 0.25], [1500, 0.5]]},
+                    "chosen on": {"name": "others"}, "run": {"seconds": 210.4, "peak memory in MB": 1234}},
         "quantization": {"rung": "dynamic int8", "fp32_layers": []},
         "parity": {"queries": 40, "pairs": 2000,
                    "milliseconds for 100 passages": {
@@ -49,6 +51,8 @@ def test_an_artifact_becomes_a_result_and_a_section(measured: Path) -> None:
     assert text.endswith(f"{numbers.END}\nafter\n")
     assert "old" not in text
     for row in (
+        "Trained on `planted` (apart 1,024, together 8), chosen on `others`, measured on 40 held-out queries",
+        "MRR@10 on dev by step: 0.2500 at 0, 0.5000 at 1,500.",
         "4 minutes from data to artifact and 1,234 MB",
         "| int8 | 40 | 0.5123 (0.4000 to 0.6000) | 0.2500 (0.4000 to 0.6000) |",
         "| int8 ONNX, runtime | 100 (90 to 120) |",
