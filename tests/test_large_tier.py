@@ -15,7 +15,7 @@ from recipes.finetune import main as finetune
 from recipes.settings import MeasuringConfig, TrainingConfig
 from recipes.stages import kept_languages, make_workspace
 from training.load import load
-from training.prepare import make_examples
+from training.prepare import Held, make_examples
 from training.tiers import TIERS
 
 # Queries are the words of a passage, and all but the first language is read from right to left or without spaces.
@@ -95,12 +95,16 @@ def test_other_languages_make_another_workspace_only_where_they_trim(tmp_path: P
         seed=0,
     )  # fmt: skip
 
-    def workspace(languages: list[str], trim: bool) -> Path:
+    query = data.splits["dev"][0]
+    few, more = (Held(data, {query: list(data.passages)[:count]}) for count in (2, 3))
+
+    def workspace(languages: list[str], trim: bool, dev: Held = few) -> Path:
         settings = {"tier": "large", "base": str(calm_checkpoint), "languages": languages, "trim_vocabulary": trim}
-        return make_workspace(settings, tmp_path, data, examples)
+        return make_workspace(settings, tmp_path, data, dev, examples)
 
     assert workspace(["en"], False) == workspace(["ja"], False)
     assert workspace(["en"], True) != workspace(["ja"], True)
+    assert workspace(["en"], False) != workspace(["en"], False, more)
     whole = kept_languages(MeasuringConfig(languages=["en"]), TrainingConfig())
     assert (whole, kept_languages(MeasuringConfig(languages=["en"]), TrainingConfig(trim_vocabulary=True))) == (
         [],
