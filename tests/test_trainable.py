@@ -67,7 +67,7 @@ def test_further_plain_texts_are_imitated_and_named_with_their_licence(tmp_path:
     for file, texts in zip(files, (["stone tower", "Garden  Wall"], ["iron gate"]), strict=True):
         file.parent.mkdir()
         file.write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
-    (tmp_path / "one" / "LICENSES").mkdir()
+    (tmp_path / "one" / "LICENSE").mkdir()
     (tmp_path / "one" / "LICENSE.txt").write_bytes(b"\nCC BY-SA 4.0 \xff\n")
     data = with_texts(make_data(queries=1), [str(file) for file in files])
     assert set(texts_to_imitate(data, 90, seed=0)) == {
@@ -134,15 +134,21 @@ def test_checkpoints_are_chosen_on_queries_of_another_source(tmp_path: Path, cap
     split = write(tmp_path / "split", replace(other, splits={"dev": ["q1"], "test": ["q2"]}))
     both = {f"{text} count{i}{more}" for i in (1, 2) for text, more in (("river", " flows"), ("which river is", ""))}
     assert holding(split) == holding(split, split) == ({"q1"}, both)
-    # What is measured of the data themselves never chooses, and the other source's train queries matter to nobody.
-    leaking = replace(other, passages=other.passages | {"p1": "garden wall", "p5": "river number5 flows"})
-    leaking = replace(leaking, judgments=leaking.judgments | {"q5": {"p5": 1}})
-    third = write(tmp_path / "third", replace(leaking, splits={"train": ["q5"], "dev": ["q1", "q2"]}))
+    # What is measured of the data themselves never chooses.
+    leaking = replace(other, passages=other.passages | {"p1": "garden wall"})
+    third = write(tmp_path / "third", replace(leaking, splits={"dev": ["q1", "q2"]}))
     with pytest.raises(InputError, match=r"third: 1 train and dev queries share .* test queries of odd"):
         holding(third)
     assert holding(third, drop=True)[0] == {"q2"}
     assert choosing(MeasuringConfig(dev=third), data, data, True)[1].splits["dev"] == ["q2"]
     assert holding(whole, split, drop=True)[0] == {"q0", "q1", "d"}  # q2 is measured
+    # Train queries of another source matter to nobody, and two of them hold out what both do.
+    leaking = replace(leaking, judgments={"q1": {"p1": 1}, "q9": {"p9": 1}})
+    fourth = write(tmp_path / "fourth", replace(leaking, splits={"train": ["q1"], "dev": ["q9"]}))
+    chosen, unseen = holding(fourth, split)
+    assert chosen == {"q9"}
+    assert {"river count9 flows", "river count2 flows"} < unseen
+    assert holding(fourth)[0] == {"q9"}
 
 
 def test_all_that_measuring_reads_of_held_out_queries_is_in_their_fingerprint() -> None:
