@@ -1,6 +1,5 @@
 """Where a result comes from, for its manifest: base, data and teacher with their licences, and what the run took."""
 
-import os
 import resource
 import sys
 import time
@@ -12,7 +11,7 @@ from flashranker.artifact import MANIFEST_NAME, Manifest, read_manifest
 
 from export.licence import strictest
 from training import beir
-from training.backbone import BUILTIN
+from training.backbone import BUILTIN, user_path
 from training.candidates import FirstStage, name_first_stage
 from training.data import RankingData
 from training.prepare import Examples, Held
@@ -102,7 +101,7 @@ def licence(model: str) -> str:
 
 def made_as(model: str) -> Manifest | None:
     """The manifest of an artifact, or of that which a NAME.checkpoint was exported to; None of other models."""
-    folder = Path(os.path.expanduser(model))
+    folder = user_path(model)
     for one in (folder, folder.with_suffix("") if folder.suffix == ".checkpoint" else folder):
         if (one / MANIFEST_NAME).is_file():
             return read_manifest(one)

@@ -4,7 +4,6 @@ python -m recipes.publish artifacts/small OWNER/NAME --licence apache-2.0
 python -m recipes.publish artifacts/small OWNER/NAME --check      # say what would be done, without the network
 """
 
-import os
 import shutil
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from export.artifact import GateError, write_text
 from export.card import make_card
 from export.licence import PARTS, card_licence, objections, parts_of
 from recipes.command import launch, say, setting
-from training.backbone import hub_unreachable
+from training.backbone import hub_unreachable, user_path
 from training.data import InputError
 
 QUERY, PASSAGES = "how do I sort a list", ["sorted(iterable) returns a new list.", "Bind the socket to an address.", ""]
@@ -55,7 +54,7 @@ def run(config: PublishConfig, artifact: str, repository: str, command: str) -> 
     if not REPOSITORY.fullmatch(repository):
         raise InputError(f"repository {repository!r}, expected OWNER/NAME as on the hub")
     say(f"1/4 artifact: {artifact}")
-    folder = Path(os.path.expanduser(artifact))
+    folder = user_path(artifact)
     manifest, logits = contract.read_manifest(folder), Reranker(folder).score(QUERY, PASSAGES)
     for gate in manifest.gates:
         if not gate["passed"]:

@@ -32,6 +32,7 @@ from recipes.rag_report import printable
 from recipes.rag_search import Candidate, rerank, search
 from recipes.rag_session import Respond, Retrieve, ask, read_questions
 from recipes.rankers import called_model
+from training.backbone import user_path
 from training.data import InputError
 from training.first_stage import bm25_index
 from training.teacher import query_encoder
@@ -114,7 +115,7 @@ def check(config: RagConfig, key: str) -> None:
 def open_reranker(config: RagConfig) -> Reranker:
     """The runtime with the artifact. Raises InputError where it is not there, else the runtime's errors."""
     try:
-        return Reranker(Path(os.path.expanduser(config.model)), threads=config.threads or None)
+        return Reranker(user_path(config.model), threads=config.threads or None)
     except ModelNotFoundError:
         raise InputError(
             f"--model {config.model}: no such artifact; make one by `make distill`, or name another"
@@ -126,7 +127,7 @@ def default_index(documents: str) -> Path:
     root = Path("cache/rag")
     if documents == BUILTIN_CORPUS:
         return root / BUILTIN_CORPUS
-    folder = Path(os.path.expanduser(documents)).resolve()
+    folder = user_path(documents).resolve()
     return root / f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
 
 

@@ -1,7 +1,6 @@
 """What `recipes.rag` is asked about, file by file: a folder of text, Markdown and PDF files, or the built-in corpus."""
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from flashranker.inputs import encodable
 from pypdf import PdfReader
 
+from training.backbone import user_path
 from training.data import InputError
 from training.documents import SUFFIXES, cut_passages, find_files, read_sections
 from training.pydocs import PACKAGES, modules_of, read_docstrings
@@ -53,7 +53,7 @@ def list_sources(documents: str) -> dict[str, Source]:
             for package in packages
             for module, path in modules_of(package)
         }
-    folder, suffixes = Path(os.path.expanduser(documents)), (*SUFFIXES, PDF)
+    folder, suffixes = user_path(documents), (*SUFFIXES, PDF)
     files = find_files(folder, suffixes)
     if not files:
         raise InputError(f"documents {documents!r}: the folder has no {', '.join(suffixes)} files; name another one")

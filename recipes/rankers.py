@@ -1,6 +1,5 @@
 """Whatever can rank: artifact, ONNX folder, checkpoint or run file, each as a function from candidates to a run."""
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import flashranker
 from flashranker import Reranker, ScoreCache
@@ -18,7 +17,7 @@ from flashranker.foreign import describe_foreign
 from export.licence import parts_of
 from export.parity import runtime_logits
 from recipes.measure import requests_of
-from training.backbone import model_fingerprint, resolve_model
+from training.backbone import model_fingerprint, resolve_model, user_path
 from training.candidates import Candidates
 from training.data import InputError
 from training.prepare import Held
@@ -44,7 +43,7 @@ class Found:
 def split_name(given: str) -> tuple[str, str]:
     """NAME=SOURCE to its two parts; without a name, that of the folder, or of the file without its suffix."""
     name, equals, source = given.partition("=")
-    path = Path(os.path.expanduser(given))
+    path = user_path(given)
     if equals and name.strip() and not path.exists():
         return name.strip(), source
     return (path.stem if path.is_file() else path.name or path.resolve().name), given
@@ -66,7 +65,7 @@ def find_model(given: str) -> Found:
     Any other file than scores (.jsonl, .tsv, .parquet) is a TREC run; the rest is what `open_teacher` knows.
     """
     name, source = split_name(given)
-    path = Path(os.path.expanduser(source))
+    path = user_path(source)
     if path.suffix in RUN_SUFFIXES and not path.exists():
         raise InputError(f"there is no run file {source!r}: correct the path")
     if path.is_file() and path.suffix not in SCORE_SUFFIXES:
@@ -106,7 +105,7 @@ def open_model(found: Found, sets: Mapping[str, Held], cache: Path, max_length: 
     """
     if found.kind == "run file":
         known = {query for held in sets.values() for query in held.data.queries}
-        return partial(rank_by_file, read_run(Path(os.path.expanduser(found.source)), known))
+        return partial(rank_by_file, read_run(user_path(found.source), known))
     if found.kind == "checkpoint":
         return partial(rank_by_checkpoint, found.source, cache / "teacher", max_length)
     cache.mkdir(parents=True, exist_ok=True)
@@ -123,7 +122,7 @@ def open_model(found: Found, sets: Mapping[str, Held], cache: Path, max_length: 
 def open_runtime(found: Found, cache: Path, max_length: int, threads: int) -> Reranker:
     """The shipped runtime with the folder, its manifest checked unless it is another tool's."""
     opened = partial(
-        Reranker, Path(os.path.expanduser(found.source)), foreign=found.kind == "ONNX folder", threads=threads or None,
+        Reranker, user_path(found.source), foreign=found.kind == "ONNX folder", threads=threads or None,
         cache=ScoreCache(cache / "scores.sqlite"),
     )  # fmt: skip
     ranker = opened()
@@ -135,7 +134,7 @@ def content_hash(found: Found) -> str:
 
     Where a graph keeps weights in other files it is that of all their hashes.
     """
-    path = Path(os.path.expanduser(found.source))
+    path = user_path(found.source)
     if path.is_file():
         return hash_file(path).sha256
     if found.kind == "artifact":
@@ -178,9 +177,7 @@ def scored(candidates: Candidates, scores: Iterable[float]) -> Run:
 
 def trained_on(found: Found) -> set[str]:
     """The names of the data that an artifact says it was trained on; none where nothing is said."""
-    if found.kind != "artifact":
-        return set()
-    parts = parts_of(read_manifest(Path(os.path.expanduser(found.source))).lineage)
+    parts = parts_of(lineage_of(found))
     return {
         str(data.get("name")) for part, data in parts.items() if part.startswith("data") and isinstance(data, Mapping)
     }
@@ -188,10 +185,13 @@ def trained_on(found: Found) -> set[str]:
 
 def chosen_on(found: Found) -> str:
     """The name of the data on whose queries an artifact says that it was chosen, "" where these are its own."""
-    if found.kind != "artifact":
-        return ""
-    stated = read_manifest(Path(os.path.expanduser(found.source))).lineage.get("chosen on")
+    stated = lineage_of(found).get("chosen on")
     return str(stated.get("name")) if isinstance(stated, Mapping) else ""
+
+
+def lineage_of(found: Found) -> Mapping[str, Any]:
+    """Where an artifact says that it comes from; nothing of other models."""
+    return read_manifest(user_path(found.source)).lineage if found.kind == "artifact" else {}
 
 
 @contextmanager

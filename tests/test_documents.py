@@ -189,6 +189,13 @@ def test_scripts_without_spaces_have_queries_too(sentence: str, heading: str, tm
     assert 30 <= min(map(len, data.passages.values())) <= max(map(len, data.passages.values())) <= 300  # characters
 
 
+def test_clauses_without_a_full_stop_fill_a_passage_as_sentences_do() -> None:
+    clauses = "".join(f"这条河流经城市{number}的中心、" for number in range(100))
+    passages = list(cut_passages([clauses]))
+    assert "".join(passages) == clauses
+    assert all(100 <= documents.count_words(passage) <= 130 for passage in passages[:-1])  # near PASSAGE_WORDS
+
+
 def test_words_are_counted_in_every_script() -> None:
     counts = [words_read(text) for text in ("a river flows", "河流经城市", "GPU で動く reranker", "", "แม่น้ำสายนี้")]
     assert counts == [3, 2, 3, 0, 6]

@@ -5,11 +5,13 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
+import onnx
 import pytest
 from conftest import Evaluate, make_ranking, write_data, write_lines
 from sentence_transformers import SentenceTransformer, util
 
 from recipes.evaluate import main
+from recipes.rankers import content_hash, find_model
 from training.metrics import evaluate
 
 
@@ -41,6 +43,19 @@ def test_artifact_onnx_folder_and_checkpoint_of_the_same_weights_give_the_same_t
         for query, ids in candidates.items()
     }
     assert ndcg["bi"]["by query"] == pytest.approx(evaluate(run, grades)["nDCG@10"])
+
+
+def test_weights_beside_a_graph_are_part_of_what_ranks(tiny_artifact: Path, tmp_path: Path) -> None:
+    shutil.copyfile(tiny_artifact / "tokenizer.json", tmp_path / "tokenizer.json")
+    model = onnx.load(tiny_artifact / "onnx/model.onnx")
+    onnx.save_model(model, tmp_path / "model.onnx", save_as_external_data=True, location="all.bin", size_threshold=64)
+    found = find_model(str(tmp_path))
+    before = content_hash(found)
+    blob = bytearray((tmp_path / "all.bin").read_bytes())
+    blob[-1] ^= 1
+    (tmp_path / "all.bin").write_bytes(blob)
+    assert found.kind == "ONNX folder"
+    assert content_hash(found) != before
 
 
 def test_scores_are_kept_and_tokens_bounded(

@@ -75,10 +75,15 @@ def test_further_plain_texts_are_imitated_and_named_with_their_licence(tmp_path:
     }  # fmt: skip
     assert len({fingerprint(one) for one in (data, replace(data, texts={}), make_data(queries=1))}) == 2
     held, trained = Held(data, {}), TrainingResult(tmp_path, {}, [(0, 0.25), (9, 0.5)], 0.5, {})
-    found = trace(
-        data, Examples(Dataset.from_dict({}), "", [], False, {}, {}, 0), None, held, BM25_OR_OWN, trained,
-        base="builtin", start="", teacher=None, languages=None, precision="fp32", began=0.0,
+    found, chosen_elsewhere = (
+        trace(
+            data, Examples(Dataset.from_dict({}), "", [], False, {}, {}, 0), dev, held, BM25_OR_OWN, trained,
+            base="builtin", start="", teacher=None, languages=None, precision="fp32", began=0.0,
+        )
+        for dev in (None, Held(replace(data, name="elsewhere"), {}))
     )  # fmt: skip
+    assert "chosen on" not in found
+    assert chosen_elsewhere["chosen on"] == {"name": "elsewhere", "licence": "", "first stage": "BM25"}
     assert found["data"]["dev MRR@10 by step"] == [(0, 0.25), (9, 0.5)]
     assert {part: licence_of(found, part) for part in parts_of(found) if part.startswith("texts")} == {
         f"texts.{files[0]}": "CC BY-SA 4.0 \ufffd", f"texts.{files[1]}": "MS MARCO's terms: non-commercial research"

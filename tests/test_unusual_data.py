@@ -15,7 +15,9 @@ from recipes import measure, stages
 from recipes.distill import teacher_runs
 from recipes.finetune import FinetuneConfig, as_the_base
 from recipes.hold_out import hold_out
+from recipes.lineage import licence
 from recipes.settings import MeasuringConfig, TrainingConfig, check
+from training.backbone import user_path
 from training.candidates import BM25_OR_OWN, find_for_training
 from training.data import InputError, RankingData
 from training.examples import choose_candidates
@@ -266,6 +268,16 @@ def test_an_artifact_is_tuned_in_its_own_tier_and_length(tiny_artifact: Path, tm
     assert chosen(Path(f"{tiny_artifact}.checkpoint")) == ("nano", 64)
     assert chosen("~nobody-of-that-name/m") == ("small", TIERS["small"].max_length)
     assert chosen("builtin") == ("small", TIERS["small"].max_length)
+    manifest = replace(read_manifest(tiny_artifact), lineage={"data": {"name": "notes", "licence": "CC BY-NC 4.0"}})
+    noted = tmp_path / "noted"
+    noted.mkdir()
+    write_manifest(noted, manifest)
+    assert licence(str(noted)) == licence(f"{noted}.checkpoint") == "CC BY-NC 4.0"
+    assert (user_path("~/m"), user_path("~nobody-of-that-name/m")) == (
+        Path.home() / "m",
+        Path("~nobody-of-that-name/m"),
+    )
+    assert licence("~nobody-of-that-name/m") == licence(str(tmp_path)) == "see the model's own card"
     odd = tmp_path / "odd"
     odd.mkdir()
     write_manifest(odd, replace(read_manifest(tiny_artifact), tier="home-made"))

@@ -67,6 +67,11 @@ def checkpoint_of(artifact: Path) -> Path:
     return artifact.with_name(f"{artifact.name}.checkpoint")
 
 
+def user_path(given: str | Path) -> Path:
+    """The path with the user's home for its ~; where there is no such user it stays, as `Path.expanduser` would not."""
+    return Path(os.path.expanduser(given))
+
+
 def resolve_model(name_or_path: str) -> Path:
     """Local folder of a model, ready to be loaded with no further network access.
 
@@ -76,7 +81,7 @@ def resolve_model(name_or_path: str) -> Path:
     """
     if name_or_path == BUILTIN:
         return builtin_backbone()
-    path = Path(os.path.expanduser(name_or_path))  # Path.expanduser raises for a user that is not there
+    path = user_path(name_or_path)
     if name_or_path.strip() and path.is_dir():
         return _weights_of(path) if (path / MANIFEST).is_file() else path
     if path.is_file():

@@ -34,8 +34,7 @@ class Scored(NamedTuple):
 
 
 def usable_queries(data: RankingData, least: int) -> list[str]:
-    """Train queries with a relevant passage; with `least`, those of which `data.scores` know it and `least` - 1
-    negatives."""
+    """Train queries with a relevant passage; with `least`, one that `data.scores` know beside `least` - 1 negatives."""
     allowed, first = frozenset(trainable(data)), first_of_text(data)
 
     def is_usable(query: str) -> bool:

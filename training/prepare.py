@@ -1,7 +1,6 @@
 """From a data source to what training and measuring take: limited splits, candidates, teacher-scored examples."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoConfig
 
-from training.backbone import BUILTIN, builtin_backbone, resolve_model
+from training.backbone import BUILTIN, builtin_backbone, resolve_model, user_path
 from training.candidates import BM25_OR_OWN, Candidates, FirstStage, find_candidates, find_for_training
 from training.data import (
     InputError,
@@ -252,11 +251,7 @@ def neighbourhood_teacher(
 
     That backbone starts as `texts`, passages of the domain, make it: as a student of all its layers and its full width.
     """
-    if (
-        teacher
-        and (Path(os.path.expanduser(teacher)) / "config.json").is_file()
-        and reads_apart(resolve_model(teacher))
-    ):
+    if teacher and (user_path(teacher) / "config.json").is_file() and reads_apart(resolve_model(teacher)):
         return resolve_model(teacher)
     if not is_projected(base, tier):
         return None

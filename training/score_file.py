@@ -1,7 +1,6 @@
 """A file of scores as a teacher: one row for each (query_id, passage_id, score)."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.backbone import user_path
 from training.data import InputError, RankingData
 
 FIELDS = ("query_id", "passage_id", "score")
@@ -19,7 +19,7 @@ SCORE_SUFFIXES = {".jsonl", ".tsv", ".parquet"}
 
 def score_file(teacher: str) -> Path | None:
     """The file of scores that a teacher's name means, be it there or not; None where it means a model."""
-    path = Path(os.path.expanduser(teacher))
+    path = user_path(teacher)
     return path if path.suffix in SCORE_SUFFIXES and not path.is_dir() else None
 
 
