@@ -22,13 +22,13 @@ from recipes.evaluate_report import markdown
 from recipes.hold_out import choosing
 from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
 from training.data import InputError, limit_queries
+from training.dev import MEASURE, load_student, score_candidates
 from training.imitation import TEXTS_A_ROW
 from training.load import load_sources, with_texts
 from training.metrics import evaluate, paired_bootstrap, run_from_scores
 from training.prepare import DEV_DEPTH, Held, held_out
 from training.processes import is_first
 from training.tiers import TIERS, Tier
-from training.train import MEASURE, load_student, score_candidates
 
 
 @dataclass(frozen=True)

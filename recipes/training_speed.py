@@ -28,12 +28,13 @@ from export.artifact import write_json
 from recipes.command import launch, plain, say, setting
 from recipes.starts import spread
 from training.data import InputError
+from training.dev import load_student
 from training.load import load_source
 from training.losses import DistillationLoss, NeighbourhoodLoss
 from training.precision import PRECISIONS, uses_bfloat16
 from training.prepare import make_examples, make_neighbourhoods, make_start
 from training.tiers import TIERS
-from training.train import load_student, make_trainer
+from training.train import make_trainer
 
 RATE = 1e-6  # any will do
 WEIGHTS: dict[str, Any] = {"kl_weight": 0.0, "regression_weight": 0.0, "gold_weight": 1.0, "temperature": 1.0}

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from recipes.settings import TrainingConfig
 from recipes.stages import train_imitating
+from training.dev import load_student
 from training.imitation import (
     TEXTS_A_ROW,
     ImitationLoss,
@@ -28,7 +29,7 @@ from training.load import load_source
 from training.prepare import held_out
 from training.student import build_student, save_checkpoint
 from training.tiers import TIERS
-from training.train import load_student, per_step, train
+from training.train import per_step, train
 from training.vocabulary import trim_model, trim_tokenizer
 
 

@@ -40,6 +40,15 @@ def test_a_query_without_any_result_counts_zero_and_an_unjudged_one_does_not_cou
     assert values == {measure: {"q1": 0.0, "q2": 0.0, "q3": 0.0} for measure in ("nDCG@10", "R@100")}
 
 
+def test_expected_reciprocal_rank_by_hand_whatever_the_queries_are_called() -> None:
+    # Its library takes what follows the last hyphen for the query, and wants a number there. Chapelle et al. 2009:
+    # grade 2 of 4 satisfies with 3/16, grade 1 with 1/16.
+    judged = {"PLAIN-1": {"a": 2}, "OTHER-1": {"c": 1}, "what is it": {"a": 1}}
+    ranked = {"PLAIN-1": {"a": 1.0, "b": 0.5}, "OTHER-1": {"d": 3.0, "c": 2.0}, "unjudged": {"a": 1.0}}
+    values = evaluate(ranked, judged, ["ERR@10"])["ERR@10"]
+    assert values == pytest.approx({"PLAIN-1": 3 / 16, "OTHER-1": 1 / 32, "what is it": 0.0}, abs=1e-4)
+
+
 def test_cutoff_ten() -> None:
     run = {"q": {f"p{rank}": -float(rank) for rank in range(1, 13)}}
     assert evaluate(run, {"q": {"p10": 1}})["MRR@10"]["q"] == pytest.approx(0.1)

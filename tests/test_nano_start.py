@@ -14,12 +14,12 @@ from recipes.settings import TrainingConfig
 from recipes.stages import learn
 from training.candidates import BM25_OR_OWN
 from training.data import RankingData
+from training.dev import load_student
 from training.load import load_source
 from training.losses import score_apart
 from training.prepare import held_out, make_examples, make_neighbourhoods, make_start, spread
 from training.pydocs import read_docstrings
 from training.tiers import TIERS
-from training.train import load_student
 
 
 def test_layers_are_spread_from_the_first_to_the_last() -> None:

@@ -13,10 +13,11 @@ from test_train import SETTINGS, agreement, make_dev, make_examples, planted
 
 from recipes.settings import TrainingConfig
 from recipes.stages import common, decided
+from training.dev import load_student, score_candidates
 from training.precision import uses_bfloat16
 from training.student import build_student, save_checkpoint
 from training.tiers import TIERS
-from training.train import load_student, score_candidates, train
+from training.train import train
 
 
 @pytest.mark.parametrize(

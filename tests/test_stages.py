@@ -13,12 +13,12 @@ from recipes.settings import MeasuringConfig, TrainingConfig
 from recipes.stages import make_taught, train_apart, train_together
 from training.candidates import BM25_OR_OWN
 from training.data import InputError, RankingData
+from training.dev import load_student
 from training.load import load_source
 from training.losses import gbce as gbce_loss
 from training.losses import gold_cross_entropy
 from training.prepare import Examples, Held, held_out, make_examples, make_start
 from training.tiers import TIERS, Tier
-from training.train import load_student
 
 
 def prepared(folder: Path, queries: int) -> tuple[Tier, RankingData, Held, Examples]:

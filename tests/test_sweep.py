@@ -10,10 +10,10 @@ from test_distill import write_corpus, write_teacher
 from recipes.settings import TrainingConfig
 from recipes.sweep import grid, main, smaller
 from training.data import InputError
+from training.dev import DevMeasure, load_student
 from training.load import load_source
 from training.prepare import held_out
 from training.tiers import TIERS
-from training.train import DevMeasure, load_student
 
 
 def test_a_grid_has_all_combinations_with_values_of_the_settings_kinds() -> None:

@@ -20,11 +20,11 @@ from transformers import BertConfig, BertModel
 from recipes.settings import TrainingConfig
 from recipes.stages import train_apart
 from training.backbone import builtin_backbone
+from training.dev import load_student
 from training.losses import NeighbourhoodLoss, gold_cross_entropy, score_apart
 from training.prepare import make_start, neighbourhood_teacher
 from training.student import build_student
 from training.tiers import TIERS
-from training.train import load_student
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,6 @@
-"""The training loop learns what is planted, and nothing else; a killed run ends as an unbroken one."""
+"""The training loop learns what is planted, and nothing else."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,18 +15,12 @@ from test_export_architectures import make_classifier
 
 import training.train
 from training.data import InputError, RankingData
+from training.dev import load_student, score_candidates
 from training.examples import Example, as_dataset
 from training.losses import DistillationLoss, NeighbourhoodLoss
 from training.neighbours import neighbourhood_dataset
 from training.student import build_student
-from training.train import (
-    TrainingResult,
-    joined,
-    last_complete_checkpoint,
-    load_student,
-    score_candidates,
-    train,
-)
+from training.train import TrainingResult, joined, train
 
 
 class Clock:
@@ -184,40 +173,6 @@ def test_the_best_checkpoint_is_kept_and_a_rerun_returns_it(tiny_checkpoint: Pat
     assert (checkpoint / "model.safetensors").stat().st_mtime_ns == stamp
     other = run(tiny_checkpoint, tmp_path / "again", planted(0), rounds=20)
     assert (other / "model.safetensors").read_bytes() == weights
-
-
-def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    whole = run(tiny_checkpoint, tmp_path / "whole", planted(3), rounds=400)
-    folder = tmp_path / "killed"
-    script = (
-        "import sys; sys.path[:0] = ['.', 'tests']\n"
-        "from pathlib import Path; import torch; torch.set_num_threads(1); import test_train as t\n"
-        f"t.run(Path({str(tiny_checkpoint)!r}), Path({str(folder)!r}), t.planted(3), rounds=400)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("run/checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (folder / "run" / "best").exists()
-    resumed = run(tiny_checkpoint, folder, planted(3), rounds=400)
-    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-
-
-def test_an_unfinished_checkpoint_is_removed(tmp_path: Path) -> None:
-    for name, state in (
-        ("checkpoint-5", '{"global_step": 5}'),
-        ("checkpoint-9", '{"global_st'),
-        ("checkpoint-12", None),
-    ):
-        (tmp_path / name).mkdir()
-        if state:
-            (tmp_path / name / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
 
 
 def test_layers_of_another_kind_are_refused(tmp_path: Path) -> None:

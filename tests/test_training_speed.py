@@ -7,11 +7,11 @@ import pytest
 from test_distill import write_corpus
 
 from recipes.training_speed import SpeedConfig, main, stock, together
+from training.dev import load_student
 from training.load import load_source
 from training.precision import uses_bfloat16
 from training.prepare import make_examples
 from training.student import build_student
-from training.train import load_student
 
 
 def test_both_trainers_read_the_same_lists(bi_encoder: Path, tmp_path: Path) -> None:

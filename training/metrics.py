@@ -47,18 +47,22 @@ def evaluate(
     parsed = parse_measures(measures, relevant)
     # The libraries under ir_measures break ties by passage id, pytrec_eval downwards and MS MARCO's upwards,
     # and compare in single precision: ranks instead of scores leave them nothing to break.
+    # One of them, gdeval, also wants queries that are numbers.
+    numbers = {query: str(number) for number, query in enumerate(judgments)}
     ranked = {
-        query: {passage: -float(rank) for rank, passage in enumerate(_best_first(query, scores))}
-        for query, scores in run.items()
+        numbers[query]: {passage: -float(rank) for rank, passage in enumerate(_best_first(query, run[query]))}
+        for query in judgments
+        if query in run
     }
-    grades = {query: dict(judged) for query, judged in judgments.items()}
+    grades = {numbers[query]: dict(judged) for query, judged in judgments.items()}
     values: dict[str, dict[str, float]] = {name: dict.fromkeys(judgments, 0.0) for name in parsed}
     names: dict[ir_measures.Measure, list[str]] = {}
     for name, measure in parsed.items():
         names.setdefault(measure, []).append(name)
+    queries = list(judgments)
     for metric in ir_measures.iter_calc(list(names), grades, ranked):
         for name in names[metric.measure]:
-            values[name][metric.query_id] = float(metric.value)
+            values[name][queries[int(metric.query_id)]] = float(metric.value)
     return values
 
 

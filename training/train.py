@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
@@ -20,21 +19,29 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback
+from transformers import (
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerState,
+)
 
 from training.data import InputError, RankingData
+from training.dev import MEASURE, DevMeasure, load_student
 from training.examples import too_few
-from training.metrics import evaluate, mean, run_from_scores
 from training.processes import is_first, on_processors, process_count, wait_for_all
 from training.progress import LOG, TrainingProgress
 from training.student import save_checkpoint
 
-MEASURE = "MRR@10"
 # A SimilarityRanker's gates and weights of dimensions and terms are of size 4 to 20: at the rate of ordinary weights,
 # which are of size 0.05, they would stand still.
 SCALARS = r"\.(gate|dimension_weight|term_weight|late_scale|exact_scale)$"
 SCALAR_RATE = 1e-2
 DONE = "training.json"
+STATE = "trainer_state.json"  # of a checkpoint
+COUNTER = "early_stopping_patience_counter"  # in it, which the trainer does not take up again by itself
 # A row of eight pairs keeps about 300 MB for its gradient (6 x 384, 128 tokens); a step of more rows sums up parts.
 ROWS_AT_ONCE = 4
 
@@ -73,45 +80,6 @@ def joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
 def in_order(dataset: Dataset, **settings: Any) -> DefaultBatchSampler:
     """Batches in the order of the data set, because its order is the curriculum."""
     return DefaultBatchSampler(SequentialSampler(dataset), **settings)
-
-
-class DevMeasure(BaseEvaluator):
-    """MRR@10 of reranking dev candidates, as the trainer wants to be told it."""
-
-    def __init__(self, data: RankingData, candidates: Mapping[str, Sequence[str]]) -> None:
-        super().__init__()
-        self.data, self.candidates = data, candidates
-        self.primary_metric = MEASURE
-
-    def __call__(  # type: ignore[override]
-        self, model: CrossEncoder, output_path: str | None = None, epoch: int = -1, steps: int = -1
-    ) -> dict[str, float]:
-        logits = score_candidates(model, self.data, self.candidates)
-        judgments = {query_id: self.data.judgments[query_id] for query_id in self.candidates}
-        run = run_from_scores(self.candidates, logits)
-        return {MEASURE: mean(evaluate(run, judgments, (MEASURE,))[MEASURE])}
-
-
-def load_student(checkpoint: Path, max_length: int) -> CrossEncoder:
-    """A CrossEncoder whose logits are raw; on the CPU unless there is a GPU."""
-    return CrossEncoder(str(checkpoint), max_length=max_length, activation_fn=torch.nn.Identity())
-
-
-def score_candidates(
-    model: CrossEncoder, data: RankingData, candidates: Mapping[str, Sequence[str]], progress: bool = False
-) -> dict[str, np.ndarray]:
-    """Raw logits of each query's candidates, query id -> float32 (candidates,), by PyTorch."""
-    pairs = [(data.queries[query], data.passages[passage]) for query, ids in candidates.items() for passage in ids]
-    logits = model.predict(
-        pairs,  # type: ignore[arg-type]
-        activation_fn=torch.nn.Identity(),
-        batch_size=16,
-        show_progress_bar=progress,
-        convert_to_numpy=True,
-    )
-    ends = np.cumsum([len(ids) for ids in candidates.values()])[:-1]
-    parts = np.split(np.asarray(logits, dtype=np.float32).reshape(-1), ends)
-    return dict(zip(candidates, parts, strict=True))
 
 
 def train(
@@ -169,24 +137,36 @@ def train(
     interval = max(1, steps // evaluations)
     if keep == "last":
         steps -= steps % interval  # so that dev is measured at the end
+    if is_first():
+        last_complete_checkpoint(output)  # which removes the incomplete ones
+    wait_for_all()
+    resumed = last_complete_checkpoint(output)
+    reached = TrainerState.load_from_json(os.path.join(resumed, STATE)) if resumed else TrainerState()
+    missed = evaluations_without_progress(reached)
+    stopping = EarlyStoppingCallback(patience)
+    stopping.early_stopping_patience_counter = missed
     model = load_student(student, max_length)
     trainer = make_trainer(
         model, examples, loss(model), output, steps=steps, rows_per_step=rows_per_step, learning_rate=learning_rate,
         warmup_ratio=warmup_ratio, seed=seed, bf16=bf16, evaluator=DevMeasure(dev, dev_candidates),
-        callbacks=[EarlyStoppingCallback(patience)] if keep == "best" else [],
-        eval_strategy="steps", eval_steps=interval, eval_on_start=start_quality is None,
+        callbacks=[stopping] if keep == "best" else [],
+        eval_strategy="steps", eval_steps=interval, eval_on_start=start_quality is None and not resumed,
         save_strategy="steps", save_steps=interval, save_total_limit=2,
         load_best_model_at_end=keep == "best", metric_for_best_model=f"eval_{MEASURE}", greater_is_better=True,
         logging_steps=max(1, min(10, interval)),
     )  # fmt: skip
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingProgress(output / LOG, *per_step(examples, rows_per_step)))
-    if is_first():
-        last_complete_checkpoint(output)  # which removes the incomplete ones
-    wait_for_all()
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
-    history = trainer.state.log_history
-    read = trainer.state.global_step * rows_per_step * inputs_of(examples)
+    if reached.global_step < steps and (keep == "last" or missed < patience):
+        trainer.train(resume_from_checkpoint=resumed)
+        reached = trainer.state
+    else:
+        # It was killed behind its last step, of which the trainer would take one more.
+        ended = reached.best_model_checkpoint if keep == "best" else resumed
+        assert ended is not None
+        model = load_student(output / Path(ended).name, max_length)
+    history = reached.log_history
+    read = reached.global_step * rows_per_step * inputs_of(examples)
     losses = [(int(entry["step"]), entry["loss"]) for entry in history if "loss" in entry]
     quality = [(int(entry["step"]), entry[f"eval_{MEASURE}"]) for entry in history if f"eval_{MEASURE}" in entry]
     if start_quality is not None:
@@ -275,12 +255,18 @@ def last_complete_checkpoint(output: Path) -> str | None:
     for folder in output.glob("checkpoint-*"):
         try:
             # The trainer writes its state last, after weights, optimizer and random generators.
-            step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+            step = json.loads((folder / STATE).read_text(encoding="utf-8"))["global_step"]
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder)
             continue
         complete.append((int(step), str(folder)))
     return max(complete)[1] if complete else None
+
+
+def evaluations_without_progress(state: TrainerState) -> int:
+    """How many evaluations in a row had brought no progress when this state of the trainer was saved."""
+    saved: Any = state.stateful_callbacks or {}
+    return int(saved.get(EarlyStoppingCallback.__name__, {}).get("attributes", {}).get(COUNTER, 0))
 
 
 def _points(values: list[list[float]]) -> list[tuple[int, float]]:
