@@ -32,7 +32,7 @@ from training.data import InputError
 from training.row_cache import LOCK, alone_in
 from training.teacher import encode_texts, open_bi_encoder
 
-FORMAT = 2  # raise it when files would be cut into other chunks, or these be stored otherwise
+FORMAT = 3  # raise it when files would be cut into other chunks, or these be stored otherwise
 EMBEDDED_TOKENS = 192  # of a chunk: as many as the reranker `small` reads
 POINTER, EMBEDDINGS = "index.json", "embeddings"
 CHUNKS, FILES, VECTORS = "chunks.parquet", "files.parquet", "vectors.faiss"

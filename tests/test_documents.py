@@ -79,6 +79,26 @@ def test_sections_by_hand(tmp_path: Path) -> None:
     assert [section.heading for section in read_sections(path)] == ["", "Title", "Second title"]
 
 
+def test_code_and_underlines_are_no_headings_and_no_fences(tmp_path: Path) -> None:
+    restructured = "First\n=====\n\nOne text.\n\nPart\n~~~~\n\nSecond text.\n\nOther part\n~~~~~~~~~~\n\n"
+    restructured += "Third::\n\n  # a comment\n"
+    (tmp_path / "a.rst").write_text(restructured)
+    assert [(one.heading, one.paragraphs) for one in read_sections(tmp_path / "a.rst")] == [
+        ("", []), ("First", ["One text."]), ("Part", ["Second text."]), ("Other part", ["Third::", "# a comment"]),
+    ]  # fmt: skip
+    markdown = (
+        "# Learn C#\n\n```pip install y``` does it.\n\n## Next ##\n\n    # indented code\n\n"
+        "1. In a list:\n\n   ````sh\n   # a comment\n   ```\n   # another\n   ~~~\n   ````\n\n## Last\n\nText.\n"
+    )
+    (tmp_path / "b.md").write_text(markdown)
+    assert [(one.heading, one.paragraphs) for one in read_sections(tmp_path / "b.md")] == [
+        ("", []),
+        ("Learn C#", ["```pip install y``` does it."]),
+        ("Next", ["# indented code", "1. In a list:", "# a comment # another"]),
+        ("Last", ["Text."]),
+    ]
+
+
 def test_passages_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "PASSAGE_WORDS", 6)
     monkeypatch.setattr(documents, "LEAST_WORDS", 2)
@@ -129,6 +149,7 @@ def test_a_sentence_asks_for_what_is_left_of_its_passage() -> None:
     code = " ".join(["x" * 60] * 6) + "."  # six words, and more tokens than a model has room for
     assert spare_sentence(f"{one} {code} {three}") == ("", f"{one} {code} {three}")
     assert spare_sentence(f"{code} {two} {three}")[0] == two
+    assert spare_sentence(f"{one} {two} {two}") == ("", f"{one} {two} {two}")
 
 
 def test_queries_and_judgments_by_hand(tmp_path: Path) -> None:
@@ -151,6 +172,32 @@ def test_a_heading_of_several_documents_asks_for_nothing_and_a_copy_is_dropped(t
     data = load_documents(folder)
     assert len(data.passages) == 20
     assert len(data.queries) == 39  # the heading of number 7 now stands twice
+
+
+def test_a_sentence_of_several_documents_asks_for_nothing(tmp_path: Path) -> None:
+    folder = write_documents(tmp_path / "docs", 20)
+    for number in range(20, 40):
+        # Only the last sentence has five words or more.
+        text = (
+            f"Read number {number}. Or do not. See the full documentation for more details{'!' if number % 2 else '.'}"
+        )
+        (folder / f"{number}.md").write_text(
+            f"# Title {number} of the page\n\n{text} More of it. And again. End now.\n"
+        )
+    data = load_documents(folder)
+    assert len(data.passages) == 40
+    assert len(data.queries) == 60  # each passage's heading, and the sentences of the first 20
+    assert not any("documentation" in query for query in data.queries.values())
+
+
+def test_the_heading_of_a_copied_passage_does_not_ask_for_the_next(tmp_path: Path) -> None:
+    folder = write_documents(tmp_path / "docs", 20)
+    copied = (folder / "7.md").read_text(encoding="utf-8").partition("\n\n")[2]
+    own = " ".join(f"own{number}" for number in range(119))
+    (folder / "copy.md").write_text(f"# Another title of it\n\n{copied}\n{own}\n", encoding="utf-8")
+    data = load_documents(folder)
+    assert len(data.passages) == 21
+    assert "Another title of it" not in data.queries.values()
 
 
 def test_both_queries_of_a_passage_stay_on_one_side(tmp_path: Path) -> None:

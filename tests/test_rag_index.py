@@ -189,7 +189,7 @@ def outside(path: Path) -> None:
         (flip, "generation-1/chunks.parquet", "chunks.parquet is damaged"),
         (Path.unlink, "generation-1/files.parquet", "a file that it names is damaged (FileNotFoundError)"),
         (truncate, "index.json", "index.json or a file that it names is damaged"),
-        (other_format, "index.json", "its format is 0, and not 2"),
+        (other_format, "index.json", "its format is 0, and not 3"),
         (outside, "index.json", "names no generation"),
     ],
 )

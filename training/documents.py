@@ -24,9 +24,11 @@ SENTENCE_WORDS = range(5, 31)  # of a sentence that can stand as a query
 QUERY_CHARACTERS = 250  # of any query: a few words can still be a line of code that a model can't read whole
 LEAST_SENTENCES = 3  # of a passage that can spare one
 LEAST_QUERIES = 30  # below that no split of them measures anything
-HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
+# Markdown's, which reStructuredText has not: `#` is a comment in its code, and a row of tildes underlines its headings.
+HEADING = re.compile(r" {0,3}#{1,6}\s+(.+?)(?:\s+#+)?\s*")
+FENCE = re.compile(r"\s*(`{3,}(?=[^`]*$)|~{3,})(.*)")
 UNDERLINE = re.compile(r"([=\-~^\"'*+#`.:_])\1{2,}")
-FENCE = re.compile(r"\s*(```|~~~)")
+RESTRUCTURED = ".rst"
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])")
 
 
@@ -41,38 +43,39 @@ class Section:
 def load_documents(folder: Path) -> RankingData:
     """Ranking data made from the Markdown, reStructuredText and plain text files of a folder: see `find_files`.
 
-    Passages of at most about 120 words that keep to a section; queries as the module says; a heading that comes more
-    than once asks for nothing. The choice of sentences depends on the text alone. Splits stay to be made.
+    Passages of at most about 120 words that keep to a section; queries as the module says; a heading or a sentence
+    that comes more than once asks for nothing. The choice of sentences depends on the text alone. There are no splits.
 
     Raises InputError for a folder that is not there, a file that is not UTF-8, or fewer than 30 queries.
     """
     files = find_files(folder, SUFFIXES)
     sections = [(path.relative_to(folder).as_posix(), section) for path in files for section in read_sections(path)]
     headings = Counter(section.heading.casefold() for _, section in sections)
-    queries: dict[str, str] = {}
+    asked: list[tuple[str, str, str]] = []  # kind, query, passage
     passages: dict[str, str] = {}
-    judgments: dict[str, dict[str, int]] = {}
     seen: set[str] = set()
-
-    def ask(kind: str, text: str, passage: str) -> None:
-        query = f"{kind} {len(queries)}"
-        queries[query], judgments[query] = text, {passage: 1}
-
     for place, section in sections:
-        first = True
+        asks = words_read(section.heading) > 1 and len(section.heading) <= QUERY_CHARACTERS
+        asks = asks and headings[section.heading.casefold()] == 1
         for text in cut_passages(section.paragraphs):
             sentence, rest = spare_sentence(text)
+            first, asks = asks, False
             if rest.casefold() in seen:
                 continue
             seen.add(rest.casefold())
             passage = f"{encodable(place)}#{len(passages)}"  # a file's name need not be UTF-8
             passages[passage] = rest
-            asks = words_read(section.heading) > 1 and len(section.heading) <= QUERY_CHARACTERS
-            if first and asks and headings[section.heading.casefold()] == 1:
-                ask("heading", section.heading, passage)
+            if first:
+                asked.append(("heading", section.heading, passage))
             if sentence:
-                ask("sentence", sentence, passage)
-            first = False
+                asked.append(("sentence", sentence, passage))
+    times = Counter(query.casefold() for _, query, _ in asked)
+    queries: dict[str, str] = {}
+    judgments: dict[str, dict[str, int]] = {}
+    for kind, query, passage in asked:
+        if times[query.casefold()] == 1:
+            name = f"{kind} {len(queries)}"
+            queries[name], judgments[name] = query, {passage: 1}
     if len(queries) < LEAST_QUERIES:
         raise InputError(
             f"documents {str(folder)!r}: {len(files)} files ({', '.join(SUFFIXES)}) give {len(passages)} passages and "
@@ -99,12 +102,13 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def read_sections(path: Path) -> Iterator[Section]:
-    """The sections of one file, in order. Headings are `# one` or a line with a line of signs below it."""
+    """The sections of a file, in order. Headings are a line with a line of signs below it and, but in .rst, `# one`."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    heading, paragraphs, current, fenced = "", list[str](), list[str](), False
+    markdown = path.suffix.lower() != RESTRUCTURED
+    heading, paragraphs, current, fence, read = "", list[str](), list[str](), "", 0
 
     def end_paragraph() -> None:
         if current:
@@ -112,23 +116,28 @@ def read_sections(path: Path) -> Iterator[Section]:
             current.clear()
 
     for number, line in enumerate(lines):
+        if number < read:
+            continue  # what underlines a heading
         below = lines[number + 1].strip() if number + 1 < len(lines) else ""
         text = line.strip()
-        found = HEADING.fullmatch(text)
+        found = HEADING.fullmatch(line) if markdown else None
         # Tables and rules have such lines too, but not below a single short line of text.
         underlined = not current and 0 < len(text) <= len(below) and UNDERLINE.fullmatch(below)
-        if FENCE.match(line):
-            fenced = not fenced
-            continue
-        if fenced or not (found or underlined):
+        mark = FENCE.fullmatch(line) if markdown else None
+        if mark and not fence:
+            fence = mark.group(1)
+        elif mark and mark.group(1).startswith(fence) and not mark.group(2).strip():
+            fence = ""
+        elif fence or not (found or underlined):
             if not text:
                 end_paragraph()
             elif not UNDERLINE.fullmatch(text):
                 current.append(text)
-            continue
-        end_paragraph()
-        yield Section(heading, paragraphs)
-        heading, paragraphs = (found.group(1) if found else text), []
+        else:
+            end_paragraph()
+            yield Section(heading, paragraphs)
+            heading, paragraphs = (found.group(1) if found else text), []
+            read = number + (1 if found else 2)
     end_paragraph()
     yield Section(heading, paragraphs)
 
@@ -185,7 +194,9 @@ def spare_sentence(passage: str) -> tuple[str, str]:
     fitting = [
         i
         for i, sentence in enumerate(parts)
-        if words_read(sentence) in SENTENCE_WORDS and len(sentence) <= QUERY_CHARACTERS
+        if words_read(sentence) in SENTENCE_WORDS
+        and len(sentence) <= QUERY_CHARACTERS
+        and parts.count(sentence) == 1  # or it would stay in what is left
     ]
     if len(parts) < LEAST_SENTENCES or not fitting:
         return "", passage
