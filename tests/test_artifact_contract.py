@@ -100,6 +100,8 @@ def test_a_newer_format_is_told_from_a_broken_one(folder: Path) -> None:
         ({"format_version": True}, "format_version"),
         ({"name": None}, "name"),
         ({"max_length": 64.0}, "max_length"),
+        ({"max_length": 15}, "max_length from 16 to 1000000"),
+        ({"max_length": 10**13}, "max_length from 16 to 1000000"),
         ({"seed": True}, "seed"),
         ({"calibration": {"a": 1}}, "calibration"),
         ({"calibration": {"a": -1, "b": 0}}, "calibration"),
@@ -157,6 +159,9 @@ def test_changed_truncated_and_missing_files_are_named(folder: Path) -> None:
         verify_files(folder, manifest)
     model.unlink()
     with pytest.raises(ArtifactError, match=r"model\.onnx.* cannot be read"):
+        verify_files(folder, manifest)
+    model.symlink_to("/dev/zero")  # which has no end
+    with pytest.raises(ArtifactError, match=r"model\.onnx.* is no ordinary file"):
         verify_files(folder, manifest)
 
 

@@ -177,6 +177,8 @@ def test_settings_out_of_bounds_are_named(ranker: Reranker, tiny_artifact: Path)
     for top_n in (0, -1, 1.0, True, "3"):
         with pytest.raises(InputError, match=f"top_n is {top_n!r}, expected an integer of 1 or more"):
             ranker.rerank("a", ["a"], top_n=top_n)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="top_n is of 16610 bits, expected an integer of 1 or more"):
+        ranker.rerank("a", ["a"], top_n=-(10**5000))
     for threads in (0, False, 1.5):
         with pytest.raises(InputError, match="threads is"):
             Reranker(tiny_artifact, threads=threads)  # type: ignore[arg-type]

@@ -121,6 +121,14 @@ def test_info_reads_what_distill_writes(tiny_artifact: Path, tmp_path: Path, cap
     assert "peak memory in MB 900, seconds 12.5" in shown
 
 
+def run_command(*arguments: object, given: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "flashranker", *map(str, arguments)]
+    return subprocess.run(
+        command, input=given, capture_output=True, encoding="utf-8", timeout=60, env=os.environ | environment
+    )
+
+
 def test_the_file_may_come_behind_the_options(
     tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -128,9 +136,34 @@ def test_the_file_may_come_behind_the_options(
     file.write_text("\n".join([*PASSAGES, "[" * 200_000, '"lone \\ud800"']), encoding="utf-8")
     assert main(["rerank", str(tiny_artifact), "--query", "time", str(file), "--top-n", "99", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["hits"]) == len(PASSAGES) + 2
-    with pytest.raises(SystemExit, match="2"):
-        main(["rerank", str(tiny_artifact), "--query", "time", str(file), "another"])
-    assert "unrecognized arguments" in capsys.readouterr().err
+    for files in ([str(file), "another"], ["-", str(file)]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["rerank", str(tiny_artifact), files[0], "--query", "time", files[1]])
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dash", [["-"], []])
+def test_standard_input_is_the_default_and_a_dash_behind_options(tiny_artifact: Path, dash: list[str]) -> None:
+    # What the output's encoding lacks, and half an emoji, are written as numbers.
+    given = '"read \\ud83d"\n"river \u6cb3 bread"\n'
+    done = run_command("rerank", tiny_artifact, "--query", "bread", *dash, given=given, PYTHONIOENCODING="cp1252")
+    assert (done.returncode, done.stderr) == (0, "")
+    texts = sorted(line.split("  ")[-1] for line in done.stdout.splitlines())
+    assert texts == ["read \\ud83d", "river \\u6cb3 bread"]
+
+
+def test_closed_streams_are_one_line_or_silence(tiny_artifact: Path) -> None:
+    for closed, status, error in (
+        ("<&-", 2, "error: standard input is closed, expected passages or requests there: name a FILE\n"),
+        (">&-", 2, "error: standard output is closed, expected one for the results: redirect it to a file\n"),
+        ("2>&-", 2, ""),
+    ):
+        command = f"{sys.executable} -m flashranker rerank {tiny_artifact} --query time {closed}"
+        given = "" if closed == "2>&-" else '"bread"\n'
+        if closed == "2>&-":
+            command = command.replace("--query time", "--query ' '")
+        done = subprocess.run(["bash", "-c", command], input=given, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", error)
 
 
 def test_verify_finds_a_changed_byte(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -162,7 +195,7 @@ def test_bench_times_three_lengths(tiny_artifact: Path, capsys: pytest.CaptureFi
         (["--query", "time", "--top-n", "0"], b"bread\n", "top_n is 0"),
         ([], b"bread\n", "passages.jsonl:1: not JSON"),
         ([], b'{"query": "time"}\n', 'passages.jsonl:1: expected an object with "query" and "passages"'),
-        ([], b'{"query": "time", "passages": [3]}\n', "passage 0 is of type int"),
+        ([], b'{"query": "time", "passages": [3]}\n', "passages.jsonl:1: passage 0 is of type int"),
         (["--threads", "0", "--query", "time"], b"bread\n", "threads is 0"),
         (["--keep", "3", "--query", "time"], b"bread\n", "--keep 3 with one model"),
     ],

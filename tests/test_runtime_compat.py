@@ -136,3 +136,8 @@ def test_a_folder_with_two_models_or_no_tokenizer_is_named(foreign: Path, tmp_pa
         Reranker(folder, foreign=True)
     with pytest.raises(ModelNotFoundError):
         Reranker(folder / "absent", foreign=True)
+    with pytest.raises(ModelNotFoundError):
+        Ranker("x" * 300, folder)
+    (folder / "tokenizer.json").symlink_to(folder / "tokenizer.json")  # to itself: no file system can open it
+    with pytest.raises(ArtifactError, match=r"two (can't be read|has no tokenizer\.json)"):
+        Reranker(folder, foreign=True)

@@ -93,6 +93,7 @@ def test_what_is_not_there_is_named(hub: Hub, tiny_artifact: Path, tmp_path: Pat
         ({"repository": "../name"}, "InputError repository is '../name', expected owner/name"),
         ({"repository": "my--org/name"}, "InputError repository is 'my--org/name', which the hub allows nobody"),
         ({"repository": "owner/name.git"}, "InputError repository is 'owner/name.git', which the hub allows nobody"),
+        ({"repository": f"{'x' * 300}/y"}, f"ModelNotFoundError {'x' * 300}/y at main is not on the hub"),
         ({"revision": " "}, "InputError revision is ' ', expected a branch"),
         ({"revision": 3}, "InputError revision is 3, expected a branch"),
     ):

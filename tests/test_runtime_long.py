@@ -70,5 +70,7 @@ def test_maxp_is_the_best_window_and_cut_is_the_first(tiny_artifact: Path) -> No
 
 
 def test_an_unknown_way_is_named(tiny_artifact: Path) -> None:
+    with pytest.raises(AttributeError):  # what the keys of cached scores hold can't change
+        Reranker(tiny_artifact).long = "maxp"  # type: ignore[misc]
     with pytest.raises(InputError, match="long is 'split', expected one of cut, maxp"):
         Reranker(tiny_artifact, long="split")

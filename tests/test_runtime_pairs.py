@@ -168,6 +168,16 @@ def test_a_word_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["river [PAD] time [PAD] ,", "River"]
 
 
+def test_new_words_are_tokenized_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = bert()
+    asked = count_texts(monkeypatch)
+    text = " ".join(f"w{number}" for number in range(10_000))
+    found = passage_reader(tokenizer)(text)
+    # Words, with a separator between two.
+    assert [len(part.split()) for part in asked] == [2 * 4096 - 1, 2 * 4096 - 1, 2 * (10_000 - 8192) - 1]
+    np.testing.assert_array_equal(found, token_ids(tokenizer, text))
+
+
 def test_very_long_words_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = count_texts(monkeypatch)
     read, word = passage_reader(bert()), "a" * (LONGEST_KEPT + 1)

@@ -70,6 +70,16 @@ def test_told_to_stop_it_finishes_what_it_began_and_exits_with_0(tiny_artifact: 
         assert re.fullmatch(r".* /rerank 200, model tiny, 20000 passages, [\d.]+ ms\n", process.stderr.read())
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_as_soon_as_it_says_where_it_is_it_exits_with_0(
+    tiny_artifact: Path, number: signal.Signals
+) -> None:
+    for _ in range(3):
+        with started(tiny_artifact) as (process, _):
+            process.send_signal(number)
+            assert process.wait(timeout=10) == 0
+
+
 def test_models_are_named_and_settings_reach_them(tiny_artifact: Path, tmp_path: Path) -> None:
     cache = tmp_path / "scores.db"
     options = ("--max-length", 32, "--long", "maxp", "--cache", cache, "--keep", 2)

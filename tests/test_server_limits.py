@@ -90,8 +90,14 @@ def test_what_must_not_be_cut_is_asked_of_each_model_that_cuts(tiny_artifact: Pa
         assert post(url, body).json() == [{"index": 0, "score": windows.rerank("sort", body["texts"])[0].score}]
 
 
-def test_a_query_of_megabytes_is_refused_untokenized(models: dict[str, Any]) -> None:
-    with serving(models) as url:
+def test_texts_of_megabytes_are_refused_untokenized(models: dict[str, Any]) -> None:
+    with serving(models, body_bytes=10_000_000) as url:
         refused = post(url, {"query": "a " * 100_000, "texts": TEXTS})
+        long = {"query": "sort", "documents": ["a", {"text": "a " * 500_001}], "texts": ["a", "a " * 500_001]}
+        passage = [post(url, {key: long[key] for key in ("query", kind)}, path) for kind, path in
+                   (("texts", "/rerank"), ("documents", "/v1/rerank"))]  # fmt: skip
     assert refused.status_code == 413
     assert refused.json()["message"] == "the query has 200000 characters, expected at most 100000"
+    for one in passage:
+        assert one.status_code == 413
+        assert one.json()["message"] == "passage 1 has 1000002 characters, expected at most 1000000: send a part"

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any
 
 from flashranker.errors import ArtifactError, FormatError, ModelNotFoundError
@@ -23,6 +24,7 @@ MODEL_FOLDER, MODEL_NAME, TOKENIZER_NAME = "onnx/", "onnx/model.onnx", "tokenize
 SETTLED_SECONDS = (
     2.0  # a file changed later than that before it was read could change again within one tick of its clock
 )
+LONGEST_LENGTH = 1_000_000  # tokens; no encoder reads as many, and what a pair may need is set aside
 SHORTEST_LENGTH = 16  # tokens; with less, a query of a few words leaves nothing to the passage
 
 
@@ -193,6 +195,8 @@ def replaceable(target: Path) -> bool:
 def file_entry(path: Path) -> FileEntry:
     """Size and hash of one file, read once in a process for each change of it; OSError if it can't be read."""
     stat = os.stat(path)
+    if not S_ISREG(stat.st_mode):  # a pipe or a device would be read for ever
+        raise OSError(f"{path} is no ordinary file")
     # A program may set a file back to an old mtime, but not its ctime (on Windows that is the time of creation).
     state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     known = _hashed.get(os.path.realpath(path))
@@ -257,7 +261,8 @@ def _parse(content: Any, path: Path) -> Manifest:
     for key, kind in _JSON_TYPES.items():
         value = content.get(key)
         require(type(value) is kind, {key: value}, f"{key} of JSON type {kind.__name__}")
-    require(content["max_length"] >= SHORTEST_LENGTH, content["max_length"], f"a max_length >= {SHORTEST_LENGTH}")
+    lengths = f"a max_length from {SHORTEST_LENGTH} to {LONGEST_LENGTH}"
+    require(SHORTEST_LENGTH <= content["max_length"] <= LONGEST_LENGTH, content["max_length"], lengths)
 
     calibration = content["calibration"]
     a, b = calibration.get("a"), calibration.get("b")

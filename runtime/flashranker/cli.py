@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,12 +40,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 if it went well, 2 for bad input or a folder that does not verify."""
     arguments = _parse(argv)
     try:
+        if sys.stdout is None:
+            raise InputError("standard output is closed, expected one for the results: redirect it to a file")
+        # Half an emoji, and what a terminal's encoding lacks, is written as its number.
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (FlashRankerError, OSError, UnicodeEncodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if sys.stderr is not None:  # or it would go to standard output
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # as shells report it
@@ -57,11 +64,14 @@ def _rerank(arguments: argparse.Namespace) -> None:
         raise InputError(f"--keep {arguments.keep} with one model, expected a cascade MODEL,MODEL: leave it out")
     if arguments.query is not None:
         passages = [_passage(where, line) for where, line in _lines(arguments.file)]
-        requests: Iterable[tuple[str, Any]] = [(arguments.query, passages)]
+        requests: Iterable[tuple[str, str, Any]] = [("", arguments.query, passages)]
     else:
-        requests = (_request(where, line) for where, line in _lines(arguments.file))
-    for number, (query, passages) in enumerate(requests):
-        hits = ranker.rerank(query, passages, top_n=arguments.top_n)
+        requests = ((f"{where}: ", *_request(where, line)) for where, line in _lines(arguments.file))
+    for number, (where, query, passages) in enumerate(requests):
+        try:
+            hits = ranker.rerank(query, passages, top_n=arguments.top_n)
+        except InputError as error:
+            raise InputError(f"{where}{error}") from None
         if arguments.json:
             print(json.dumps({"query": query, "hits": [_plain(hit) for hit in hits]}), flush=True)
         else:
@@ -169,6 +179,8 @@ def _open_row(arguments: argparse.Namespace, models: str) -> Reranker | Cascade:
 def _lines(file: str) -> Iterator[tuple[str, str]]:
     """(file and line number, text) of every line that is not blank."""
     name = "standard input" if file == "-" else file
+    if file == "-" and sys.stdin is None:
+        raise InputError("standard input is closed, expected passages or requests there: name a FILE")
     with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             try:
@@ -213,10 +225,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     """argparse up to Python 3.12 takes FILE only right behind MODEL: behind an option it is left over, and put back."""
     parser = _parser()
     arguments, left = parser.parse_known_args(argv)
-    if len(left) == 1 and not left[0].startswith("-") and getattr(arguments, "file", None) == "-":
+    if len(left) == 1 and (left[0] == "-" or not left[0].startswith("-")) and vars(arguments).get("file", "") is None:
         arguments.file, left = left[0], []
     if left:
         parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if vars(arguments).get("file", "") is None:
+        arguments.file = "-"
     return arguments
 
 
@@ -249,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     rerank = command("rerank", _rerank, "put passages in order, best first: score, position in the input, text")
-    rerank.add_argument("file", metavar="FILE", nargs="?", default="-", help="JSON lines (default: standard input)")
+    rerank.add_argument("file", metavar="FILE", nargs="?", help="JSON lines (default: -, standard input)")
     rerank.add_argument("--query", help="rank the lines of FILE, each a passage, for this query")
     rerank.add_argument("--top-n", type=int, help="how many passages to print (default: all)")
     command("info", _info, "what a model is: origin, size, quality, gates")

@@ -6,6 +6,7 @@ what surprised its users: the passages given are not changed, scores are plain f
 list, the passage and never the query is cut, and nothing is downloaded.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ class Ranker:
             )
         folder = Path(cache_dir) / model_name
         longest = check_count(max_length, "max_length", SHORTEST_LENGTH)
-        foreign = not (folder / MANIFEST_NAME).is_file()
+        # Path.is_file raises for a name that is too long.
+        foreign = not os.path.isfile(folder / MANIFEST_NAME)
         manifest = describe_foreign(folder)[1] if foreign else read_manifest(folder)
         self.ranker = Reranker(folder, foreign=foreign, max_length=min(longest, manifest.max_length))
 

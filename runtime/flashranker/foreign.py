@@ -29,11 +29,18 @@ def describe_foreign(folder: str | os.PathLike[str]) -> tuple[Path, Manifest]:
 
     The model is `onnx/model.onnx`, `model.onnx`, or the only *.onnx file of the folder or its `onnx` subfolder;
     max_length is what tokenizer_config.json and config.json allow, at most 512.
-    Raises ModelNotFoundError (no such folder) or ArtifactError (no tokenizer.json, or not one model).
+    Raises ModelNotFoundError (no such folder) or ArtifactError (no tokenizer.json, not one model, or not readable).
     """
     root = Path(folder)
     if not os.path.isdir(root):  # Path.is_dir raises for a name that is too long
         raise ModelNotFoundError(f"no model folder at {str(root)!r}: give the path of a folder")
+    try:
+        return _described(root)
+    except OSError as error:
+        raise ArtifactError(f"{root} can't be read ({error}): give yourself the right to, or copy it again") from error
+
+
+def _described(root: Path) -> tuple[Path, Manifest]:
     tokenizer = root / TOKENIZER_NAME
     if not tokenizer.is_file():
         raise ArtifactError(f"{root} has no {TOKENIZER_NAME}, expected one beside the model: export it again")

@@ -34,7 +34,7 @@ def download(
         raise InputError(f"repository is {repository!r}, expected owner/name: pass a path to Reranker itself")
     if revision is not None and (not isinstance(revision, str) or not revision.strip()):
         raise InputError(f"revision is {revision!r}, expected a branch, tag or commit: pass None for the main branch")
-    if Path(repository).is_dir():
+    if os.path.isdir(repository):  # pathlib raises for a name that is too long
         raise InputError(f"repository {repository!r} is a folder here, expected a name on the hub: use Reranker(path)")
     try:
         from huggingface_hub import constants, get_session, hf_hub_download

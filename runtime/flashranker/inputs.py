@@ -54,7 +54,9 @@ def check_count(value: Any, name: str, low: int, high: int | None = None) -> int
     except TypeError:
         count = None
     if count is None or count < low or (high is not None and count > high):
-        raise InputError(f"{name} is {value!r:.60}, expected {bounds}: change it or leave it out")
+        # Python writes no integer of thousands of digits.
+        shown = f"{value!r:.60}" if count is None or abs(count) < 1 << 200 else f"of {count.bit_length()} bits"
+        raise InputError(f"{name} is {shown}, expected {bounds}: change it or leave it out")
     return count
 
 

@@ -87,7 +87,7 @@ class Reranker:
         self._max_length = (
             longest if max_length is None else check_count(max_length, "max_length", SHORTEST_LENGTH, longest)
         )
-        self.long = long
+        self._long = long
         self.truncated_passages = 0  # passages cut so far, in all calls together
         self._cache = cache
         # All that decides a logit; what was computed with other weights or settings has another key.
@@ -123,6 +123,11 @@ class Reranker:
     def max_length(self) -> int:
         """Tokens of query and passage together, special tokens included, that the model reads."""
         return self._max_length
+
+    @property
+    def long(self) -> str:
+        """What happens to passages that are longer: "cut" or "maxp"."""
+        return self._long
 
     def check_query(self, query: str) -> None:
         """Raise InputError for a query that `rerank` would refuse, with nothing run."""

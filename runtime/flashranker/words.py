@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WORD = re.compile(r"[^ \t\n\r!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
 WORDS_KEPT = 50_000  # some 10 MB
 LONGEST_KEPT = 40  # characters
+WORDS_AT_ONCE = 4_096
 
 Read = Callable[[str], np.ndarray]  # a passage's token ids, int64 (tokens,), without special tokens
 
@@ -59,7 +60,10 @@ def passage_reader(tokenizer: Tokenizer) -> Read:
         parts = [ids for ids in kept if ids is not None]
         if len(parts) < len(kept):
             new = list(dict.fromkeys(word for word, ids in zip(found, kept, strict=True) if ids is None))
-            known = dict(zip(new, split(token_ids(tokenizer, separator.join(new)), number), strict=True))
+            known: dict[str, bytes] = {}
+            # In parts, because the library takes hundreds of bytes for each token of a text.
+            for part in (new[start : start + WORDS_AT_ONCE] for start in range(0, len(new), WORDS_AT_ONCE)):
+                known.update(zip(part, split(token_ids(tokenizer, separator.join(part)), number), strict=True))
             if len(words) + len(known) > WORDS_KEPT:
                 words.clear()
             kept_now = (item for item in known.items() if len(item[0]) <= LONGEST_KEPT)

@@ -41,7 +41,9 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-QUERY_CHARACTERS = 100_000  # far more than any model reads; tokenizing megabytes takes seconds
+# Far more than any model reads of them; tokenizing megabytes takes seconds that no time-out ends.
+QUERY_CHARACTERS = 100_000
+PASSAGE_CHARACTERS = 1_000_000
 log = logging.getLogger("flashranker.server")
 
 
@@ -87,7 +89,7 @@ def make_app(models: Mapping[str, Ranker], limits: Limits, keys: Sequence[str] =
 async def unrouted(request: Request, error: Exception) -> Response:
     """The answer to a path or method that is not served, in the words of all other errors."""
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path[:100]}: {error.detail}; POST to {', '.join(RERANK_PATHS)}"
+    message = f"{request.method} {request.scope['path'][:100]}: {error.detail}; POST to {', '.join(RERANK_PATHS)}"
     return JSONResponse(write_error(message, "Validation"), error.status_code, error.headers)
 
 
@@ -135,7 +137,7 @@ class Server:
         self.metrics.seconds.labels(told["model"]).observe(seconds)
         log.info(
             "%s %d, model %s, %d passages, %.1f ms",
-            request.url.path, response.status_code, told["model"] or "-", told["passages"], 1000 * seconds,
+            request.scope["path"], response.status_code, told["model"] or "-", told["passages"], 1000 * seconds,
         )  # fmt: skip
         return response
 
@@ -182,7 +184,7 @@ class Server:
             raise Refused(503, message, "Overloaded", again) from None
 
     async def _admitted(self, told: dict[str, Any], began: float, request: Request) -> Response:
-        wanted = self._check(await self._body(request), request.url.path)
+        wanted = self._check(await self._body(request), request.scope["path"])
         name = wanted.model or self.default
         told |= {"model": name, "passages": len(wanted.passages)}
         hits, tokens, started = await self._rank(wanted, self.models[name], request)
@@ -220,6 +222,13 @@ class Server:
             raise Refused(413, f"the query has {len(wanted.query)} characters, expected at most {QUERY_CHARACTERS}")
         if len(wanted.passages) > self.limits.passages:
             raise Refused(413, f"{len(wanted.passages)} passages, expected at most {self.limits.passages}: send fewer")
+        for number, passage in enumerate(wanted.passages):
+            text = passage.get("text") if isinstance(passage, Mapping) else passage
+            if isinstance(text, str) and len(text) > PASSAGE_CHARACTERS:
+                raise Refused(
+                    413,
+                    f"passage {number} has {len(text)} characters, expected at most {PASSAGE_CHARACTERS}: send a part",
+                )
         return wanted
 
     async def _rank(self, wanted: Wanted, ranker: Ranker, request: Request) -> tuple[list[Hit], int, float]:

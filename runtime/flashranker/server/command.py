@@ -42,17 +42,23 @@ def serve(arguments: argparse.Namespace, open_model: Callable[[str], Ranker]) ->
     with listen(arguments.host, arguments.port) as listener:
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         address = f"http://{host}:{listener.getsockname()[1]}"
-        print(f"{', '.join(models)} at {address}; Ctrl-C stops it", flush=True)
-        if not keys and arguments.host not in ("127.0.0.1", "localhost", "::1"):
-            print(f"warning: {arguments.host} may be open to others, and no API key is asked for", file=sys.stderr)
         config = uvicorn.Config(
             make_app(models, limits, keys), log_config=None, access_log=False, server_header=False, proxy_headers=False,
             timeout_graceful_shutdown=math.ceil(limits.seconds) + 1,
         )  # fmt: skip
-        # uvicorn raises the signal again once all is finished: to have been asked to stop is no failure.
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        # Until uvicorn has its own, and after: it raises the signal again once all is finished, and to have been asked
+        # to stop is no failure.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listener])
+            signal.signal(number, stop)
+        print(f"{', '.join(models)} at {address}; Ctrl-C stops it", flush=True)
+        if not keys and arguments.host not in ("127.0.0.1", "localhost", "::1"):
+            print(f"warning: {arguments.host} may be open to others, and no API key is asked for", file=sys.stderr)
+        server.run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
