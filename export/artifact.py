@@ -17,6 +17,9 @@ from export.card import make_card
 from export.to_onnx import ExportError
 from export.verify import Gate
 
+# These count positions from behind the padding id, MPNet from behind 1.
+BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
 MODEL_PATH = "onnx/model.onnx"  # the only int8 name that text-embeddings-inference and sentence-transformers look for
 # What a training tokenizer was last called with: fastembed takes this max_length for the model's.
 CALL_SETTINGS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
@@ -146,13 +149,19 @@ def publish(staging: Path, destination: Path, allow: Collection[str] = ()) -> No
     contract.publish(staging, destination)
 
 
+def positions_of(config: PretrainedConfig) -> int | None:
+    """How many tokens a model can read at once; None where its architecture sets no bound."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in BEHIND_PADDING:
+        return positions - (1 if config.model_type == "mpnet" else config.pad_token_id or 0) - 1
+    return positions
+
+
 def check_lengths(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     """Raises ExportError unless the tokenizer is fast and the model has max_length positions."""
     if not tokenizer.is_fast:
         raise ExportError(f"{type(tokenizer).__name__} has no tokenizer.json: convert it to a fast tokenizer first")
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= (config.pad_token_id or 0) + 1  # this family counts positions from behind the padding id
+    positions = positions_of(config)
     if positions and not 0 < max_length <= positions:
         raise ExportError(f"max_length {max_length}: the model has {positions} positions; choose at most that")
 
@@ -166,10 +175,19 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, staging: Path, max_lengt
         if path.name not in TOKENIZER_FILES:
             path.unlink()
     content = json.loads((staging / "tokenizer.json").read_text(encoding="utf-8"))
+    if "token_type_ids" not in tokenizer.model_input_names:
+        content["post_processor"] = without_types(content["post_processor"])
     write_json(staging / "tokenizer.json", content | {"padding": None, "truncation": None}, indent=None)
     settings = json.loads((staging / "tokenizer_config.json").read_text(encoding="utf-8"))
     kept = {name: value for name, value in settings.items() if name not in CALL_SETTINGS}
     write_json(staging / "tokenizer_config.json", kept)
+
+
+def without_types(processor: Any) -> Any:
+    """A post-processor of tokenizer.json that gives all tokens type 0, as a tokenizer does which hands out no types."""
+    if isinstance(processor, Mapping):
+        return {name: 0 if name == "type_id" else without_types(value) for name, value in processor.items()}
+    return [without_types(value) for value in processor] if isinstance(processor, list) else processor
 
 
 def serving_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def make_card(manifest: Manifest) -> str:
 
 def front_matter(manifest: Manifest) -> str:
     """The block that hubs index. JSON scalars and lists are valid YAML, whatever characters a name holds."""
-    base, data = part(manifest, "base"), part(manifest, "data")
+    base = part(manifest, "base")
     fields: dict[str, Any] = {
         "license": card_licence(manifest.lineage),
         "language": manifest.lineage.get("languages") or ["en"],
@@ -34,10 +34,8 @@ def front_matter(manifest: Manifest) -> str:
         "library_name": "flashranker",
         "tags": ["reranker", "cross-encoder", "onnx", "int8"],
     }
-    if base.get("name"):
-        fields["base_model"] = base["name"]
-    if data.get("name"):
-        fields["datasets"] = [source["name"] for source in data.get("sources", {}).values()] or [data["name"]]
+    if base.get("hub"):
+        fields["base_model"] = base["hub"]  # the hub refuses a card whose base it can't have: a path, say
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     return "\n".join(["---", *lines, "---"])
 

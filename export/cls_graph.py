@@ -93,7 +93,8 @@ def random_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Three sequences of random ids, (3, 12) int64, two of them padded at the end."""
     generator = torch.Generator().manual_seed(0)
     pad = model.config.pad_token_id if model.config.pad_token_id is not None else 0
-    ids = torch.randint(pad + 1, model.config.vocab_size, (3, 12), generator=generator)
+    ids = torch.randint(model.config.vocab_size, (3, 12), generator=generator)
+    ids[ids == pad] = (pad + 1) % model.config.vocab_size
     mask = torch.ones_like(ids)
     for row, length in enumerate((12, 7, 2)):
         mask[row, length:] = 0

@@ -11,10 +11,13 @@ Kind = Literal["open", "share-alike", "non-commercial", "no derivatives", "unkno
 
 # In this order: what forbids most is looked for first, as in "CC BY-NC-SA".
 WORDS: dict[Kind, str] = {
-    "no derivatives": r"\bnd\b|no.?derivatives",
-    "non-commercial": r"\bnc\b|non.?commercial|\bresearch\b",
-    "share-alike": r"\bsa\b|share.?alike|\b[al]?gpl|\bodbl\b|\bgnu\b",
-    "open": r"\b(open|apache|mit|bsd|isc|psf|cc0|cc.by|unlicense|public.domain|cdla.permissive|odc.by)\b",
+    "no derivatives": r"(?i)\bnd\b|no.?derivatives",
+    "non-commercial": r"(?i)\bnc\b|non.?commercial|\bresearch\b"
+    r"|\b(no|not|without|never)\b.*\bcommercial|\bcommercial\b.*\b(not|prohibited|forbidden|excluded)\b",
+    "share-alike": r"(?i)\bsa\b|share.?alike|\b[al]?gpl|\bodbl\b|\bopen database licen[cs]e\b|\bgnu\b",
+    # The RAIL licences restrict use, and "mit" is a word of German.
+    "open": r"(?i:\b(open(?!.?rail)|apache|bsd|isc|psf|cc0|cc.by|unlicense|public.domain|cdla.permissive|odc.by)\b)"
+    r"|\bMIT\b|(?i:^mit( 0)?$|\bmit licen[cs]e\b)",
 }
 PARTS = ("base", "teacher", "data", "texts")
 # Its own terms, which copies of it seldom carry along.
@@ -23,7 +26,7 @@ MS_MARCO = "MS MARCO's terms: non-commercial research"
 
 def licence_kind(text: str) -> Kind:
     """What a licence's name or sentence asks of those who build on it; "unknown" where no word says."""
-    words = re.sub(r"[_-]", " ", text.lower())
+    words = re.sub(r"[_-]", " ", text)
     return next((kind for kind, pattern in WORDS.items() if re.search(pattern, words)), "unknown")
 
 

@@ -20,6 +20,9 @@ ARCHITECTURES = (
     "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "similarity_ranker",
     "t5_ranker", "xlm-roberta",
 )  # fmt: skip
+# transformers goes on without the files that a class of tokenizers lacks, until None is used as a path.
+TOKENIZER_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+TOKENIZER_REMEDY = "save a fast tokenizer there, whose file is tokenizer.json"
 POSITIVE = 1  # of two labels, that which means relevant, as in every set of sentence pairs
 
 
@@ -31,8 +34,7 @@ def check_architecture(folder: Path) -> PretrainedConfig:
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"{folder} can't be read as a model ({_line(error)}): expected a Hugging Face folder"
         ) from None
@@ -46,9 +48,21 @@ def check_architecture(folder: Path) -> PretrainedConfig:
         )
     if config.num_labels > 2:
         raise ExportError(f"{folder} has {config.num_labels} labels, expected 1, or 2 of which one means relevant")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except TOKENIZER_ERRORS as error:
+        raise ExportError(f"{folder} has no tokenizer that can be read ({_line(error)}): {TOKENIZER_REMEDY}") from None
     if not tokenizer.is_fast:
         raise ExportError(f"{type(tokenizer).__name__} has no tokenizer.json: convert it to a fast tokenizer first")
     return config
+
+
+def least_bytes(config: PretrainedConfig) -> int:
+    """What an int8 graph of this architecture takes at least: half a byte a weight of embeddings, one of any other."""
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    tables = sum(part.weight.numel() for part in model.modules() if isinstance(part, nn.Embedding))
+    return sum(weight.numel() for weight in model.parameters()) - tables // 2
 
 
 def load_one_logit(folder: Path) -> PreTrainedModel:

@@ -41,7 +41,6 @@ class ReportContent:
     high being the fastest and the slowest run. `latency_note`: machine, threads, passage length.
     `tiers`: artifact -> its `TierPoint` in `tier_measure`, all of the same held-out queries.
     `sizes`: file -> bytes. `lineage`, `settings`: nested mappings of plain values. `command`: how to repeat.
-    `examples`: {"query", "hits": [{"passage", "probability", "relevant"}]} each, best hit first.
     """
 
     title: str
@@ -62,7 +61,6 @@ class ReportContent:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
-    examples: Sequence[Mapping[str, Any]] = ()
 
 
 def write_report(path: Path, content: ReportContent) -> None:
@@ -77,7 +75,6 @@ def write_report(path: Path, content: ReportContent) -> None:
         scores(content),
         latency(content.latency, content.latency_note),
         tiers(content),
-        examples(content.examples),
         section("Sizes", table(["file", "bytes"], [[name, f"{size:,}"] for name, size in content.sizes.items()])),
         section("Lineage", pairs(content.lineage)),
         section("Settings", pairs(content.settings)),
@@ -168,19 +165,6 @@ def tiers(content: ReportContent) -> str:
     drawn = tiers_figure(content.tier_measure, content.tiers, stage["mean"])
     note = "<p>This artifact, and those beside it that were measured on the same held-out queries.</p>"
     return section("Quality against time and size", note + figures([drawn]))
-
-
-def examples(values: Sequence[Mapping[str, Any]]) -> str:
-    """Queries with their best hits."""
-    shown = []
-    for example in values:
-        hits = "".join(
-            f"<li><b>{hit['probability']:.3f}</b>{' (relevant)' if hit['relevant'] else ''} "
-            f"{escape(hit['passage'])}</li>"
-            for hit in example["hits"]
-        )
-        shown.append(f"<h3>{escape(example['query'])}</h3><ol>{hits}</ol>")
-    return section("Examples", "".join(shown))
 
 
 def section(title: str, inner: str) -> str:

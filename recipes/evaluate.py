@@ -57,7 +57,10 @@ class EvaluateConfig:
         default_factory=lambda: ["pydocs"],
         metadata={"help": "what to measure on: as --data of recipes.distill; NAME=DATA names a set", "metavar": "DATA"},
     )  # fmt: skip
-    split: str = setting("test", "queries to measure: those of this split, or all judged ones where there is none")
+    split: str = setting(
+        "test", "queries to measure: those of this split, or all judged ones where there is none",
+        choices=["test", "dev", "train"],
+    )  # fmt: skip
     unsplit: str = setting(
         "all",
         "data without splits: all (measure every judged query), or split (divide them as recipes.distill does)",
@@ -163,19 +166,11 @@ def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Seq
     name, source = split_name(given)
     share = HELD_OUT_SHARE if config.unsplit == "split" else 0.0
     data = load(source, drop_leaks=True, keep_missing=True, test_share=share)
-    split, notes = data.splits.get(config.split, []), []
+    split, notes, measured = data.splits[config.split], [], config.split
     if not split:
-        split = list(data.judgments)
+        split, measured = list(data.judgments), "all"
         notes.append(f"There is no split {config.split!r}: all {len(split):,} judged queries are those to measure.")
-        trained = [model.name for model in models if data.name in trained_on(model)]
-        if trained and not any(data.splits.values()):
-            notes.append(
-                f"{', '.join(trained)} learned from most of these queries, if trained on this very data: "
-                "--unsplit split measures those held out."
-            )
-    chosen = [model.name for model in models if chosen_on(model) == data.name]
-    if chosen and (config.split == "dev" or not data.splits["dev"]):
-        notes.append(f"{', '.join(chosen)} was chosen, quantized and calibrated on some of these queries.")
+    notes.extend(seen_before(data, split, models))
     judged = [query for query in split if any(grade > 0 for grade in data.judgments.get(query, {}).values())]
     if not judged:
         raise InputError(
@@ -187,11 +182,28 @@ def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Seq
         limited = limit_queries(replace(data, splits={config.split: judged}), config.split, config.limit, config.seed)
         judged = limited.splits[config.split]
     data = replace(data, name=name, judgments={query: data.judgments[query] for query in judged})
-    return Task(name, *candidates_of(data, config, stage, notes))
+    return Task(name, *candidates_of(data, config, measured, stage, notes))
+
+
+def seen_before(data: RankingData, measured: Sequence[str], models: Sequence[Found]) -> list[str]:
+    """Which models learned from the queries to be measured, or were chosen by them, as far as they say."""
+    notes = []
+    trained = [model.name for model in models if data.name in trained_on(model)]
+    if trained and not any(data.splits.values()):
+        notes.append(
+            f"{', '.join(trained)} learned from most of these queries, if trained on this very data: "
+            "--unsplit split measures those held out."
+        )
+    elif trained and (seen := set(data.splits["train"]) & set(measured)):
+        notes.append(f"{', '.join(trained)} learned from {len(seen):,} of these queries, if trained on this very data.")
+    chosen = [model.name for model in models if data.name in chosen_on(model)]
+    if chosen and not (data.splits["dev"] and set(data.splits["dev"]).isdisjoint(measured)):
+        notes.append(f"{', '.join(chosen)} was chosen, quantized and calibrated on some of these queries.")
+    return notes
 
 
 def candidates_of(
-    data: RankingData, config: EvaluateConfig, stage: FirstStage, notes: Sequence[str]
+    data: RankingData, config: EvaluateConfig, split: str, stage: FirstStage, notes: Sequence[str]
 ) -> tuple[Held, dict[str, Any], list[str]]:
     """The first stage of the judged queries, facts about it, and the notes with what it adds to them."""
     own = data.candidates if stage.method is None else {}
@@ -208,7 +220,7 @@ def candidates_of(
     if config.relevant_grade > 1 and binary:
         notes.append(f"Grades from {config.relevant_grade} up count as relevant in {', '.join(binary)}.")
     about = {
-        "split": config.split, "queries": len(candidates), "depth": depth, "licence": data.licence,
+        "split": split, "queries": len(candidates), "depth": depth, "licence": data.licence,
         "first stage": name_first_stage(data, stage),
         "pairs": sum(map(len, candidates.values())),
     }  # fmt: skip
@@ -222,7 +234,7 @@ def gaps(task: Task, runs: Mapping[str, Run]) -> list[str]:
     notes = []
     for name, one in runs.items():
         if not one:
-            notes.append(f"{name} has no row: its run ranks none of these queries, or only unknown passages.")
+            notes.append(f"{name} has no row: its run ranks none of these queries, or is another set's.")
         elif lacking := sum(query not in one for query in task.held.candidates):
             notes.append(f"{name} does not rank {lacking:,} of the queries, which count 0.")
     return notes

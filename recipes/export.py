@@ -11,16 +11,18 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PretrainedConfig
 
-from export.one_logit import check_architecture, load_one_logit
+from export.one_logit import check_architecture, least_bytes, load_one_logit
+from export.to_onnx import ExportError
 from recipes import measure
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
 from recipes.hold_out import hold_out
-from recipes.lineage import held_out_data, licence, spent
+from recipes.lineage import described, held_out_data, spent
 from recipes.settings import MeasuringConfig, SearchConfig, check, first_stage_of
-from training.backbone import model_fingerprint, resolve_model
+from training.backbone import checkpoint_of, model_fingerprint, resolve_model
+from training.data import InputError
 from training.load import load_source
 from training.student import save_checkpoint
 from training.tiers import TIERS
@@ -49,24 +51,28 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
     max_length = measuring.max_length or tier.max_length
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
+    if folder.resolve() == checkpoint_of(output).resolve():
+        raise InputError(f"{output} is what would be exported, and replaced by less: choose another --output")
     check(measuring, tier, output, model)
     stage = first_stage_of(search, measuring.cache)
 
     say(f"1/5 model: {model}")
     kind = check_architecture(folder)
     say(f"    {kind.model_type}, {kind.num_labels} label{'s' if kind.num_labels > 1 else ''}")
+    check_size(kind, model, config.tier)
+    network = load_one_logit(folder)
 
     say(f"2/5 data: {config.data}")
     data = load_source(config.data, drop_leaks=True, keep_missing=True, test_share=measuring.test_share)
     data = replace(data, splits=data.splits | {"train": []})
-    _, dev, tests = hold_out(measuring, data, None, model, max_length, stage)
+    _, dev, tests = hold_out(measuring, data, None, model, max_length, stage, drop_leaks=True)
 
     say("3/5 export: fp32 ONNX, int8 ONNX, calibration")
     name = sha256(f"{model_fingerprint(folder)} {max_length} {config.data}".encode()).hexdigest()[:12]
     workspace = measuring.cache / "exports" / name
     workspace.mkdir(parents=True, exist_ok=True)
     checkpoint = workspace / "checkpoint"
-    save_checkpoint(load_one_logit(folder), AutoTokenizer.from_pretrained(folder), checkpoint)
+    save_checkpoint(network, AutoTokenizer.from_pretrained(folder), checkpoint)
     exported = measure.export(
         checkpoint, output, workspace, dev,
         tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes, target_tau=measuring.int8_tau,
@@ -82,7 +88,7 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
         exported, measured, None, output,
         summary=f"{model} as it is, in int8.",
         lineage={
-            "base": {"name": model, "licence": licence(model), "start": "as it is"},
+            "base": described(model, "as it is"),
             "measured on": held_out_data(tests, stage),
             "languages": measuring.languages or ["en"],
             "run": spent(began),
@@ -91,6 +97,17 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
         allow_worse=config.gate == "report",
         notices=[f"Not trained here: int8 and the probabilities were fitted to {dev.data.name}."],
     )  # fmt: skip
+
+
+def check_size(kind: PretrainedConfig, model: str, tier: str) -> None:
+    """Raises ExportError for a model that no int8 can bring to the tier's size, naming the tiers that have room."""
+    least, room = least_bytes(kind) / 1e6, TIERS[tier].limit_megabytes
+    if least > room:
+        larger = [f"--tier {name}" for name, other in TIERS.items() if least <= other.limit_megabytes]
+        remedy = (
+            f"choose {' or '.join(larger)}" if larger else "distil a smaller one from it, recipes.distill --teacher"
+        )
+        raise ExportError(f"{model} takes {least:.0f} MB or more in int8, and --tier {tier} has {room:.0f}: {remedy}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from training.processes import is_first
 from training.tiers import TIERS
 
 DEFAULT_TIER = "small"
-SYNTHETIC = "Trained and measured on synthetic queries, made from the documents themselves, and not on people's."
+SYNTHETIC = "synthetic queries, made from the documents themselves, and not on people's."
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,16 @@ def run(
         exported, measured, trained, config.output,
         summary=f"A {name} reranker fine-tuned from {config.base} on {data.name}.",
         lineage=lineage, settings=settings, seed=measuring.seed, command=command,
-        allow_worse=training.gate == "report", notices=[SYNTHETIC] if config.documents else [],
+        allow_worse=training.gate == "report", notices=notices_of(config, measuring),
     )  # fmt: skip
+
+
+def notices_of(config: FinetuneConfig, measuring: MeasuringConfig) -> list[str]:
+    """What the card and the report say first: which of its queries nobody asked."""
+    if config.documents is None:
+        return []
+    *others, last = ["Trained", *(["chosen"] * (not measuring.dev)), *(["measured"] * (not config.eval))]
+    return [f"{', '.join(others)} and {last} on {SYNTHETIC}" if others else f"{last} on {SYNTHETIC}"]
 
 
 def as_the_base(config: FinetuneConfig, max_length: int | None) -> tuple[str, int]:
@@ -124,7 +132,7 @@ def load_data(config: FinetuneConfig, training: TrainingConfig, test_share: floa
     if config.documents is None:
         return load_sources(config.data, training.drop_leaks, training.keep_missing, test_share)
     data = finished(load_documents(config.documents), test_share=test_share)
-    say(f"    {len(data.queries)} synthetic queries for {len(data.passages)} passages: {SYNTHETIC}")
+    say(f"    {len(data.queries)} synthetic queries for {len(data.passages)} passages: training is on {SYNTHETIC}")
     return data
 
 

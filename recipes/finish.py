@@ -8,7 +8,7 @@ from typing import Any
 
 from flashranker.artifact import read_manifest
 
-from export.artifact import publish, seal
+from export.artifact import GateError, publish, seal
 from export.licence import licence_kind, strictest
 from export.report import ReportContent, write_report
 from recipes.measure import Exported, Measured
@@ -31,9 +31,10 @@ def finish(
     allow_worse: bool,
     notices: Sequence[str] = (),
 ) -> None:
-    """Seal the folder, publish it, and put report and PyTorch checkpoint beside it. Raises GateError if a gate refuses.
+    """Seal the folder, publish it, and put report and PyTorch checkpoint beside it.
 
     The checkpoint is for training on and no part of the artifact: `--base` finds it by the artifact's name.
+    Raises GateError if a gate refuses; then NAME.refused.html is the report, and whatever was published before stays.
     """
     worse = [gate for gate in measured.gates if not gate.passed and "first stage" in gate.name]
     notices = [*notices, *(f"Below its first stage: {gate.name} is {gate.value:+.4f}." for gate in worse)]
@@ -52,9 +53,9 @@ def finish(
         command=command,
         notices=notices,
     )
-    report = output.with_name(f"{output.name}.report.html")
+    report, refused = (output.with_name(f"{output.name}.{kind}.html") for kind in ("report", "refused"))
     write_report(
-        report,
+        refused,
         ReportContent(
             title=f"{output.name}: {lineage.get('data', lineage['measured on'])['name']}, {manifest.tier}",
             summary=summary,
@@ -79,9 +80,16 @@ def finish(
     kept = checkpoint_of(output)
     copied = kept.with_name(f".{kept.name}.tmp")
     shutil.rmtree(copied, ignore_errors=True)
-    shutil.copytree(exported.checkpoint, copied)
-    publish(exported.int8, output, allow={gate.name for gate in worse} if allow_worse else frozenset())
+    try:
+        shutil.copytree(exported.checkpoint, copied)
+        publish(exported.int8, output, allow={gate.name for gate in worse} if allow_worse else frozenset())
+    except BaseException as error:
+        shutil.rmtree(copied, ignore_errors=True)
+        if isinstance(error, GateError):
+            raise GateError(f"{error}; pictures in {refused}") from None
+        raise
     shutil.rmtree(kept, ignore_errors=True)
     os.replace(copied, kept)
+    os.replace(refused, report)
     size = read_manifest(output).files["onnx/model.onnx"].bytes
     print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {kept}")

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from flashranker.artifact import MANIFEST_NAME, Manifest, read_manifest
 
 from export.licence import strictest
 from training import beir
-from training.backbone import BUILTIN, user_path
+from training.backbone import BUILTIN, BUILTIN_HUB_ID, user_path
 from training.candidates import FirstStage, name_first_stage
 from training.data import RankingData
 from training.prepare import Examples, Held
@@ -48,7 +48,7 @@ def trace(
     `began` is the recipe's start by `time.monotonic`.
     """
     found = {
-        "base": {"name": base, "licence": licence(base), "start": start},
+        "base": described(base, start),
         "data": {"name": data.name, "licence": data.licence, **sources_of(data, examples),
                  "read": trained.read, "dev MRR@10 by step": trained.dev_quality, "precision": precision,
                  "first stage": name_first_stage(data, stage), "mining": examples.mining},
@@ -89,6 +89,18 @@ def held_out_data(held: Held, stage: FirstStage) -> dict[str, str]:
 def spent(began: float) -> dict[str, float]:
     """What a run has taken since `began`, by `time.monotonic`, for the manifest."""
     return {"seconds": round(time.monotonic() - began, 1), "peak memory in MB": peak_megabytes()}
+
+
+def described(base: str, start: str) -> dict[str, str]:
+    """A base for the manifest: its name, its licence, what was made of it, and the hub's id of what it goes back to."""
+    found = {"name": base, "licence": licence(base), "start": start}
+    made = made_as(base)
+    if made:
+        origin = made.lineage.get("base")
+        hub = str(origin.get("hub", "")) if isinstance(origin, Mapping) else ""
+    else:
+        hub = BUILTIN_HUB_ID if base == BUILTIN else "" if base == SCRATCH or user_path(base).is_dir() else base
+    return found | ({"hub": hub} if hub else {})
 
 
 def licence(model: str) -> str:

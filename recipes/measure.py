@@ -13,7 +13,7 @@ from flashranker.artifact import Calibration
 from flashranker.pairs import frame_query, load_tokenizer
 from transformers import AutoConfig
 
-from export.artifact import stage_artifact
+from export.artifact import positions_of, stage_artifact
 from export.calibrate import brier_score, expected_calibration_error, fit_platt, probabilities
 from export.cls_graph import export_first_token
 from export.parity import encode_requests, measure_latency, runtime_logits, torch_logits
@@ -87,7 +87,7 @@ def check_held_out(dev: Held, tests: Held, base: Path | None, max_length: int) -
     if base:
         # No model at all is named where the student is made.
         with suppress(OSError, ValueError):
-            positions = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
+            positions = positions_of(AutoConfig.from_pretrained(base))
     if positions and max_length > positions:
         raise InputError(f"--max_length is {max_length}: the base has {positions} positions, expected at most that")
     if len(set(grades_of(dev) > 0)) != 2:

@@ -145,7 +145,7 @@ def upload(staged: Path, repository: str, config: PublishConfig, message: str) -
         )
     except LocalTokenNotFoundError:
         raise InputError(f"{repository} can't be published without a token: `hf auth login`, or set HF_TOKEN") from None
-    except (HfHubHTTPError, RequestException) as error:
+    except (HfHubHTTPError, RequestException, ValueError) as error:  # a card that the hub refuses is a ValueError
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{repository} was not published ({line}): check the name, and the rights of your token"

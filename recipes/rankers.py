@@ -104,8 +104,8 @@ def open_model(found: Found, sets: Mapping[str, Held], cache: Path, max_length: 
     of other queries, or a query that is too long for the model.
     """
     if found.kind == "run file":
-        known = {query for held in sets.values() for query in held.data.queries}
-        return partial(rank_by_file, read_run(user_path(found.source), known))
+        run = read_run(user_path(found.source), {query for held in sets.values() for query in held.data.queries})
+        return partial(rank_by_file, run, {name: share_known(run, held) for name, held in sets.items()})
     if found.kind == "checkpoint":
         return partial(rank_by_checkpoint, found.source, cache / "teacher", max_length)
     cache.mkdir(parents=True, exist_ok=True)
@@ -159,14 +159,27 @@ def rank_by_checkpoint(source: str, cache: Path, max_length: int, held: Held) ->
     return scored(held.candidates, logits)
 
 
-def rank_by_file(run: Run, held: Held) -> Run:
+def rank_by_file(run: Run, shares: Mapping[str, Mapping[str, float]], held: Held) -> Run:
     """What a run file says of these queries, whatever passages it ranks: it need not have had these candidates.
 
     Empty when the run is another data set's: it has none of the queries, or only passages that nobody knows here.
+    Where several sets name queries alike, as by numbers, they are of the set that knows most of what the run ranks for
+    them: `shares` is name of a set -> query -> `share_known`.
     """
+    own, others = shares[held.data.name], set[str]()
+    for other in shares.values():
+        common = own.keys() & other.keys()
+        if sum(own[query] for query in common) < sum(other[query] for query in common):
+            others |= common
+    ours = {query: run[query] for query in own if query not in others}
+    return ours if any(own[query] for query in ours) else {}
+
+
+def share_known(run: Run, held: Held) -> dict[str, float]:
+    """Query of the set -> which share of the passages that a run ranks for it are judged or candidates there."""
     known = {passage for grades in held.data.judgments.values() for passage in grades} | held.data.passages.keys()
-    ours = {query: run[query] for query in held.candidates if query in run}
-    return ours if any(not known.isdisjoint(scores) for scores in ours.values()) else {}
+    ranked = {query: run[query] for query in held.candidates if query in run}
+    return {query: len(known & scores.keys()) / max(1, len(scores)) for query, scores in ranked.items()}
 
 
 def scored(candidates: Candidates, scores: Iterable[float]) -> Run:
@@ -183,10 +196,10 @@ def trained_on(found: Found) -> set[str]:
     }
 
 
-def chosen_on(found: Found) -> str:
-    """The name of the data on whose queries an artifact says that it was chosen, "" where these are its own."""
+def chosen_on(found: Found) -> set[str]:
+    """The names of the data by whose dev queries an artifact was chosen: a source that it names, or what it learned."""
     stated = lineage_of(found).get("chosen on")
-    return str(stated.get("name")) if isinstance(stated, Mapping) else ""
+    return {str(stated.get("name"))} if isinstance(stated, Mapping) else trained_on(found)
 
 
 def lineage_of(found: Found) -> Mapping[str, Any]:

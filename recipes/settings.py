@@ -1,15 +1,18 @@
 """Settings that recipes which make an artifact have in common, and their checks."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from flashranker.artifact import SHORTEST_LENGTH, replaceable
+from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH, replaceable
 from flashranker.processor import PORTABLE, PROFILES
+from transformers import AutoConfig
 
+from export.artifact import positions_of
 from recipes.command import setting
-from training.backbone import BUILTIN, resolve_model
+from training.backbone import BUILTIN, checkpoint_of, resolve_model
 from training.candidates import FirstStage
 from training.data import InputError
 from training.precision import PRECISIONS
@@ -233,8 +236,22 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
             check_head(folder, base)
         if training and training.layers is not None and (depth := layers_of(folder)):
             check_layers(training.layers, depth, base)
+        positions = None
+        with suppress(OSError, ValueError):  # no model at all is named where the student is made
+            positions = positions_of(AutoConfig.from_pretrained(folder))
+        lengths = {"max_length": config.max_length}
+        if training:
+            lengths["train_length"] = training.train_length or tier.train_length
+        for name, length in lengths.items():
+            if length and positions and length > positions:
+                raise InputError(f"--{name} is {length}: the base has {positions} positions, expected at most that")
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")
+    if (kept := checkpoint_of(output)).exists() and not (output / MANIFEST_NAME).is_file():
+        raise InputError(
+            f"--output {output} would put its PyTorch weights into {kept}, which is of no artifact there, so it is not "
+            "replaced: choose another name"
+        )
 
 
 def first_stage_of(config: SearchConfig, cache: Path) -> FirstStage:

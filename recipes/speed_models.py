@@ -5,12 +5,15 @@ How long a model takes depends on its shape and its graph, not on what it has le
 
 from copy import deepcopy
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import export
 from export.artifact import stage_artifact
 from export.cls_graph import export_first_token
 from export.layers import build, calibrate
@@ -21,6 +24,7 @@ from training.backbone import builtin_backbone
 from training.student import save_checkpoint
 
 MAX_LENGTH = 512
+PACKAGES = ("onnx", "onnxruntime", "torch", "transformers")
 CALIBRATION = [
     ("how do I sort a list", ["Return a new list in ascending order.", "Bind the socket to an address."] * 8),
     ("read a csv file", ["Parse lines of comma separated values from a file object." * 4, "A lock."] * 8),
@@ -41,10 +45,13 @@ SHAPES = {"nano": Shape(2, 128, 512, 2), "six": Shape(6, 384, 1536, 12), "twelve
 
 
 def make_model(name: str, cache: Path) -> Model:
-    """The checkpoint and the int8 folder of one shape, made once and kept in `cache`.
+    """The checkpoint and the int8 folder of one shape, made once by this code and these packages and kept in `cache`.
 
     Six layers are the backbone's, twelve are those twice over, with a little noise; two narrow ones come from a seed.
     """
+    code = [*sorted(Path(export.__file__).parent.glob("*.py")), Path(__file__)]
+    made_by = [sha256(file.read_bytes()).hexdigest() for file in code] + [version(package) for package in PACKAGES]
+    cache /= sha256(" ".join(made_by).encode()).hexdigest()[:12]
     model = Model(name, cache / name, cache / f"{name}-checkpoint", MAX_LENGTH)
     if (model.folder / "flashranker.json").is_file():
         return model

@@ -196,6 +196,7 @@ def test_a_t5_from_scratch_goes_the_whole_way(distil: Callable[..., int], tmp_pa
         (["--learning_rate", "nan"], "--learning_rate is nan"),
         (["--max_length", "8"], "--max_length is 8: expected 16 or more"),
         (["--max_length", "100"], "--max_length is 100: the base has 64 positions"),
+        (["--train_length", "100"], "--train_length is 100: the base has 64 positions"),
         (["--teacher_pool", "3"], "--teacher_pool is 3: expected 0, or 4 (--candidates) or more"),
         (["--false_negative_margin", "nan"], "--false_negative_margin is nan"),
         (["--false_negative_margin", "100"], "none has 3 negatives at least 100.0 below its relevant passage"),

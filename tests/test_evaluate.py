@@ -14,6 +14,9 @@ import pytest
 from conftest import Evaluate, make_ranking, write_data, write_ranking
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+ALL = "There is no split 'test': all 5 judged queries are those to measure."
+LEARNED = "trained learned from 3 of these queries, if trained on this very data."
+CHOSEN = "trained was chosen, quantized and calibrated on some of these queries."
 
 
 def means(results: Mapping[str, Any], model: str, data: str = "tiny") -> dict[str, float]:
@@ -133,7 +136,7 @@ def test_several_data_sets_give_a_zero_shot_table(
     assert table["tiny"]["mean"] == pytest.approx((ours["tiny"] + ours["other"]) / 2)
     assert table["better"] == {"sets": {"tiny": pytest.approx(2 / 3)}, "mean": None}
     assert results["data"]["other"]["notes"] == [
-        "better has no row: its run ranks none of these queries, or only unknown passages."
+        "better has no row: its run ranks none of these queries, or is another set's."
     ]
     lines = capsys.readouterr().out.split("\n")
     assert [line.split() for line in lines if line.startswith("better  ")][-1] == ["better", "0.6667", "-", "-"]
@@ -169,6 +172,48 @@ def test_without_the_split_all_judged_queries_are_measured_or_the_made_split(
     (trained / "flashranker.json").write_text(json.dumps(manifest), encoding="utf-8")
     notes = measure(trained, tiny_artifact, "--data", data)["data"]["data"]["notes"]
     assert notes[1:] == ["trained was chosen, quantized and calibrated on some of these queries."]
+
+
+@pytest.mark.parametrize(
+    ("lineage", "split", "expected"),
+    [
+        ({"data": {"name": "data"}}, "train", [LEARNED]),
+        ({"data": {"name": "data"}}, "dev", [CHOSEN]),
+        ({"data": {"name": "data"}, "chosen on": {"name": "other"}}, "dev", []),
+        ({"chosen on": {"name": "data"}}, "dev", [CHOSEN]),
+        ({"chosen on": {"name": "data"}}, "train", []),
+        ({"data": {"name": "data"}}, "test", [ALL, LEARNED, CHOSEN]),
+    ],
+)  # fmt: skip
+def test_queries_that_a_model_has_seen_are_named(
+    lineage: dict[str, Any], split: str, expected: list[str], measure: Evaluate, tmp_path: Path, tiny_artifact: Path
+) -> None:
+    grades, candidates = make_ranking(4, queries=5)
+    data = write_data(tmp_path / "data", grades, candidates, split="")
+    header, *rows = (data / "qrels.tsv").read_text(encoding="utf-8").splitlines()
+    (data / "qrels.tsv").unlink()
+    for name, queries in (("train", ("q0", "q1", "q2")), ("dev", ("q3", "q4"))):
+        kept = [header, *(row for row in rows if row.split("\t")[0] in queries), ""]
+        (data / f"qrels.{name}.tsv").write_text("\n".join(kept), encoding="utf-8")
+    trained = shutil.copytree(tiny_artifact, tmp_path / "trained")
+    manifest = json.loads((trained / "flashranker.json").read_text(encoding="utf-8")) | {"lineage": lineage}
+    (trained / "flashranker.json").write_text(json.dumps(manifest), encoding="utf-8")
+    found = measure(trained, "--data", data, "--split", split)["data"]["data"]
+    assert found["notes"] == expected
+    assert found["split"] == ("all" if split == "test" else split)
+
+
+def test_a_run_of_one_set_is_none_of_another_whose_queries_and_passages_have_such_names(
+    measure: Evaluate, tmp_path: Path
+) -> None:
+    # Both number their queries; of the passages that the run ranks the second set knows one of three.
+    first = write_data(tmp_path / "first", {"1": {"10": 1}, "2": {"20": 1}}, {"1": ["11", "10"], "2": ["21", "20"]})
+    second = write_data(tmp_path / "second", {"1": {"10": 1}, "2": {"99": 1}}, {"1": ["10", "98"], "2": ["97", "99"]})
+    run = write_ranking(tmp_path / "mine.run", {"1": ["10", "11"], "2": ["20", "21"]})
+    results = measure(run, "--data", first, second, "--measures", "MRR@10")
+    assert results["zero-shot"]["MRR@10"]["mine"] == {"sets": {"first": 1.0}, "mean": None}
+    alone = measure(run, "--data", second, "--measures", "MRR@10")
+    assert alone["data"]["second"]["measures"]["MRR@10"]["mine"]["mean"] == pytest.approx(0.5)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"real data sets are not at {SHARED}")

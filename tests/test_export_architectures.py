@@ -1,5 +1,6 @@
 """Every architecture that recipes.export takes: the runtime gives PyTorch's logits, int8 ranks alike; no others."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from transformers import (
     PreTrainedModel,
 )
 
-from export.artifact import stage_artifact
-from export.cls_graph import export_first_token
-from export.one_logit import ARCHITECTURES, check_architecture, load_one_logit
+from export.artifact import positions_of, stage_artifact
+from export.cls_graph import export_first_token, random_inputs
+from export.one_logit import ARCHITECTURES, check_architecture, least_bytes, load_one_logit
 from export.parity import encode_requests, torch_logits
 from export.quantize import quantize_int8
 from export.to_onnx import ExportError, load_checkpoint
-from training.student import save_checkpoint
+from recipes.export import check_size
+from training.data import InputError
+from training.student import build_student, save_checkpoint
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
          "max_position_embeddings": 80, "initializer_range": 0.2}  # fmt: skip
@@ -139,6 +142,74 @@ def test_what_cannot_be_exported_is_refused_before_any_work(tmp_path: Path) -> N
         check_architecture(gpt)
     with pytest.raises(ExportError, match="can't be read as a model"):
         check_architecture(tmp_path)
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_no_tokenizer_and_no_model_at_all_are_refused_too(kind: str, tmp_path: Path) -> None:
+    source = make_classifier(kind, tmp_path / "source")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        (source / name).unlink(missing_ok=True)
+    with pytest.raises(ExportError, match=r"has no tokenizer that can be read .*: save a fast tokenizer there"):
+        check_architecture(source)
+    with pytest.raises(InputError, match="can't be loaded as a one-logit encoder with a fast tokenizer"):
+        build_student(str(source), tmp_path / "student")
+    (source / "config.json").write_text("[]")
+    with pytest.raises(ExportError, match="can't be read as a model"):
+        check_architecture(source)
+
+
+def test_the_least_size_of_published_models_by_hand() -> None:
+    # Words, positions and types by halves; 12 layers; LayerNorm; the head. BAAI/bge-reranker-base, which fits no tier.
+    wide = AutoConfig.for_model(
+        "xlm-roberta", vocab_size=250002, max_position_embeddings=514, type_vocab_size=1, num_labels=1
+    )
+    layer = 4 * (768**2 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
+    assert least_bytes(wide) == (250002 + 514 + 1) * 384 + 12 * layer + 2 * 768 + 768**2 + 768 + 769
+    # cross-encoder/ms-marco-MiniLM-L12-v2, which is of the tier small.
+    narrow = AutoConfig.for_model(
+        "bert", vocab_size=30522, hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_labels=1
+    )
+    layer = 4 * (384**2 + 384) + 2 * 384 * 1536 + 1536 + 384 + 4 * 384
+    assert least_bytes(narrow) == (30522 + 512 + 2) * 192 + 12 * layer + 2 * 384 + 384**2 + 384 + 385
+    check_size(narrow, "narrow", "small")
+    with pytest.raises(
+        ExportError, match=r"narrow takes 27 MB or more in int8, and --tier nano has 5: choose --tier s"
+    ):
+        check_size(narrow, "narrow", "nano")
+    with pytest.raises(ExportError, match=r"wide takes 182 MB or more .* --tier large has 150: distil a smaller one"):
+        check_size(wide, "wide", "large")
+
+
+def test_types_that_the_tokenizer_does_not_hand_out_are_not_given_by_the_artifact(tmp_path: Path) -> None:
+    source = make_classifier("bert", tmp_path / "source")
+    settings = json.loads((source / "tokenizer_config.json").read_text()) | {
+        "model_input_names": ["input_ids", "attention_mask"]
+    }
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    _, staged = exported(load_one_logit(source), source, tmp_path)
+    query, passages = REQUESTS[3]
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    inputs = tokenizer([query] * len(passages), passages, padding=True, return_tensors="pt")
+    assert "token_type_ids" not in inputs
+    with torch.no_grad():
+        expected = load_one_logit(source)(**inputs).logits[:, 0].numpy()
+    assert np.abs(Reranker(staged, threads=1).score(query, passages) - expected).max() < 1e-4
+
+
+def test_padding_may_be_the_last_of_the_ids(tmp_path: Path) -> None:
+    source = make_classifier("bert", tmp_path / "source")
+    model = load_one_logit(source)
+    model.config.pad_token_id = model.config.vocab_size - 1
+    inputs = random_inputs(model)
+    padded = inputs["attention_mask"] == 0
+    assert (inputs["input_ids"][padded] == model.config.pad_token_id).all()
+    assert (inputs["input_ids"][~padded] != model.config.pad_token_id).all()
+
+
+@pytest.mark.parametrize(("kind", "positions"), [("bert", 64), ("roberta", 62), ("mpnet", 62), ("distilbert", 64)])
+def test_positions_begin_behind_padding_in_some_families(kind: str, positions: int) -> None:
+    config = AutoConfig.for_model(kind, max_position_embeddings=64, pad_token_id=1)
+    assert positions_of(config) == positions
 
 
 def test_a_head_that_is_not_in_the_weights_is_no_reranker(tmp_path: Path) -> None:

@@ -172,8 +172,8 @@ def test_the_card_states_the_manifests_numbers(staging: Path) -> None:
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "apache-2.0"
     assert front["pipeline_tag"] == "text-ranking"
-    assert front["base_model"] == "random/tiny: 2 layers"
-    assert front["datasets"] == ['py"docs']
+    # A name that the hub can't have would make it refuse the card.
+    assert "base_model" not in front
     assert front["language"] == ["en"]
     assert "| first stage | 40 | 0.4123 (0.4000 to 0.4200) | 0.5000 |" in card
     assert "| int8 |  | 0.5234 (0.5100 to 0.5300) |  |" in card or "| int8 |  | 0.5235 (0.5100 to 0.5300) |  |" in card

@@ -1,5 +1,6 @@
 """recipes.export from the command line: a stock classifier becomes an artifact that ranks as it did."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,21 +47,41 @@ def test_a_classifier_becomes_an_artifact_and_says_where_it_stands(tmp_path: Pat
     found = Reranker(output).score(*requests[0])
     assert np.corrcoef(found, expected)[0, 1] > 0.98
 
-    refused = tmp_path / "refused"
-    assert main([str(source), *options(corpus, tmp_path, refused, gate="refuse")]) == 1
-    assert not refused.exists()
+    assert manifest.lineage["base"].get("hub") is None
+    assert "base_model" not in (output / "README.md").read_text()
+
+    # A refused run changes nothing that is there, and leaves no second copy of the weights.
+    before = {path: path.read_bytes() for path in tmp_path.glob("mine*/**/*") if path.is_file()}
+    page = (tmp_path / "mine.report.html").read_bytes()
+    assert main([str(source), *options(corpus, tmp_path, output, gate="refuse")]) == 1
+    assert {path: path.read_bytes() for path in tmp_path.glob("mine*/**/*") if path.is_file()} == before
+    assert (tmp_path / "mine.report.html").read_bytes() == page
+    assert "int8 - first stage" in (tmp_path / "mine.refused.html").read_text()
+    assert not (tmp_path / ".mine.checkpoint.tmp").exists()
+    assert main([str(source), *options(corpus, tmp_path, output)]) == 0
+    assert not (tmp_path / "mine.refused.html").exists()
 
 
-def test_refusals_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_refusals_are_one_line(tmp_path: Path, tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     three = make_classifier("bert", tmp_path / "three", labels=3)
+    two = make_classifier("mpnet", tmp_path / "two", labels=2)  # counts 80 positions from behind 1
+    kept = make_classifier("bert", tmp_path / "own.checkpoint")
+    (kept / "notes.md").write_text("mine")
+    artifact = shutil.copytree(tiny_artifact, tmp_path / "made")
+    make_classifier("bert", tmp_path / "made.checkpoint")
     for model, more, status, message in (
         (three, {}, 1, "refused: " + str(three) + " has 3 labels"),
         (tmp_path / "none", {}, 2, "does not exist"),
         (three, {"depth": 1}, 2, "--depth is 1"),
         ("owner/name", {}, 2, "neither a folder nor in the hub's cache"),
+        (three, {"output": kept.with_suffix("")}, 2, "would put its PyTorch weights into"),
+        (artifact, {"output": artifact}, 2, "is what would be exported, and replaced by less"),
+        (two, {"max_length": 79}, 2, "--max_length is 79: the base has 78 positions"),
     ):
-        assert main([str(model), *options(corpus, tmp_path, tmp_path / "out", **more)]) == status
+        output = more.pop("output", tmp_path / "out")
+        assert main([str(model), *options(corpus, tmp_path, output, **more)]) == status
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
     assert not (tmp_path / "out").exists()
+    assert (kept / "notes.md").read_text() == "mine"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from flashranker.artifact import read_manifest
 from test_distill import write_corpus, write_lines
 from test_documents import write_documents
 
-from recipes.finetune import main
+from recipes.finetune import FinetuneConfig, main, notices_of
 from recipes.measure import quality_gates
+from recipes.settings import MeasuringConfig
 from training.train import TrainingResult
 
 SMALL = [
@@ -69,6 +71,20 @@ def test_training_that_harms_is_refused_and_the_old_artifact_stays(
     assert "student - base, MRR@10: -0." in error
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     assert not output.with_name("tuned.checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "dev", "said"),
+    [
+        ({"documents": Path("d")}, None, ["Trained, chosen and measured on synthetic queries"]),
+        ({"documents": Path("d"), "eval": "real"}, None, ["Trained and chosen on synthetic queries"]),
+        ({"documents": Path("d"), "eval": "real"}, "real", ["Trained on synthetic queries"]),
+        ({"data": ["a"]}, None, []),
+    ],
+)
+def test_a_card_says_which_queries_nobody_asked(given: dict[str, Any], dev: str | None, said: list[str]) -> None:
+    notices = notices_of(FinetuneConfig(**given), MeasuringConfig(dev=dev))
+    assert [notice.partition(", made")[0] for notice in notices] == said
 
 
 def test_the_gates_of_a_base_by_hand() -> None:

@@ -24,6 +24,15 @@ from export.licence import card_licence, licence_kind, licence_of, objections, s
         ("see the model's own card", "unknown"),
         ("the documents' own", "unknown"),
         ("permit", "unknown"),  # "mit" in another word
+        ("mit", "open"),
+        ("code: MIT", "open"),
+        ("Nutzung nur mit Genehmigung", "unknown"),
+        ("MIT, no commercial use", "non-commercial"),
+        ("CC BY 4.0, commercial use prohibited", "non-commercial"),
+        ("Open access, not for commercial purposes", "non-commercial"),
+        ("Open Database License", "share-alike"),
+        ("bigscience-open-rail-m", "unknown"),
+        ("openrail", "unknown"),
         ("", "unknown"),
     ],
 )

@@ -84,6 +84,7 @@ def test_negatives_of_the_record_come_first_and_scored_ones_alone_where_asked(tm
     ("record", "named"),
     [
         ({"positives": ["a"]}, '"query" is None'),
+        ({"query": ["q", "r"], "positives": ["a"]}, r"\"query\" is \['q', 'r'\], expected one text"),
         ({"query": "q"}, '"positives" is None'),
         ({"query": "q", "positives": []}, r'"positives" is \[\]'),
         ({"query": " ", "positives": ["a"]}, "\"query\" holds ' '"),

@@ -22,7 +22,6 @@ def _content() -> ReportContent:
     stages = {"first stage": 0.5123, "teacher": 0.6411, "student": 0.6015, "fp32": 0.6014, "int8": 0.5998}
     gate = {"name": "size", "value": 4.2101, "limit": 5.0, "passed": True, "unit": "MB", "message": "within"}
     missed = {"name": "Kendall", "value": 0.9312, "limit": 0.98, "passed": False, "unit": ""}
-    hit = {"passage": "Reads it.", "probability": 0.8714, "relevant": True}
     return ReportContent(
         title="nano",
         summary="A small reranker.",
@@ -50,7 +49,6 @@ def _content() -> ReportContent:
         lineage={"base": {"name": "builtin", "licence": "Apache-2.0"}},
         settings={"seed": 7, "learning_rate": 3e-4, "stages": ["warm up", "distil"]},
         command="python -m recipes.distill --tier nano",
-        examples=[{"query": "read a file", "hits": [hit]}],
     )
 
 
@@ -83,7 +81,7 @@ def test_the_given_numbers_are_shown(html: str) -> None:
     for shown in [
         "0.5123 (0.4912 to 0.5356)", "0.5998 (0.5787 to 0.6231)", "0.5498",  # quality
         "4.2101 MB", "0.9312", "0.98", "0.0488 below", "FAIL", "pass",  # gates
-        "412.3", "65.4", "201.9", "4,210,123", "0.871", "(relevant)",
+        "412.3", "65.4", "201.9", "4,210,123",
         "sigmoid(1.25 x logit -1.5)", "base.licence", "0.0003", "warm up, distil", "--tier nano",
         "The base was cut out of the built-in backbone.", "2 threads, 100 passages",
     ]:  # fmt: skip
@@ -128,7 +126,6 @@ def test_every_figure_is_there_once_with_ids_of_its_own(html: str) -> None:
 def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
     value = {"mean": 0.5, "low": 0.4, "high": 0.6}
     gate = {"name": HOSTILE, "value": 1.0, "limit": 1.0, "passed": True, "unit": HOSTILE, "message": HOSTILE}
-    hit = {"passage": HOSTILE, "probability": 0.5, "relevant": True}
     content = ReportContent(
         title=HOSTILE,
         summary=HOSTILE,
@@ -142,7 +139,6 @@ def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
         lineage={HOSTILE: {HOSTILE: HOSTILE}},
         settings={HOSTILE: [HOSTILE]},
         command=HOSTILE,
-        examples=[{"query": HOSTILE, "hits": [hit]}],
     )
     write_report(tmp_path / "report.html", content)
     document = Document((tmp_path / "report.html").read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from training.data import InputError
 
 BUILTIN = "builtin"
+BUILTIN_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CONNECT_SECONDS = 3
 MANIFEST = "flashranker.json"  # what an artifact folder has; the runtime's own name for it is behind the export

@@ -46,6 +46,8 @@ def collect_records(name: str, records: Iterable[tuple[str, dict[str, Any]]]) ->
         return known.setdefault(text, f"{prefix}{len(known)}")
 
     for place, record in records:
+        if not isinstance(record.get("query"), str):
+            raise InputError(f'{place}: "query" is {record.get("query")!r:.60}, expected one text; add it')
         (query,) = _texts(place, record, "query", 1)
         positives, negatives = _texts(place, record, "positives", 1), _texts(place, record, "negatives", 0)
         query_id = identified(queries, "q", query)

@@ -87,8 +87,11 @@ def build_student(
             model: PreTrainedModel = t5_student(folder, config, tokenizer)
         else:
             model = _similar(folder, config, tokenizer, texts) if similar else _plain(folder, config)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"base {base!r} can't be loaded as a one-logit encoder: {error}") from None
+    # transformers goes on without the files that a class of tokenizers lacks, until None is used as a path.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, SafetensorError) as error:
+        raise InputError(
+            f"base {base!r} can't be loaded as a one-logit encoder with a fast tokenizer: {error}"
+        ) from None
     if layers is not None:
         model = _with_layers(model, layers, base)
     trimmed = ""
