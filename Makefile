@@ -3,7 +3,7 @@
 #   make finetune ARGS="--documents D"  fine-tune one on documents or data of your own
 #   make test    [ARGS="-k quantize"]   the whole test suite
 #   make bench   [ARGS="--turns 3"]     this runtime against others, about half an hour
-#   make results                        the README's quality tables, from data sets in data/; goes on where it was
+#   make results                        models and evaluations of the README's tables, from sets in data/; goes on where it was
 #   make lint                           ruff and mypy
 #   make lock                           compile requirements.lock anew from pyproject.toml
 
@@ -50,14 +50,18 @@ bench: $(INSTALLED)
 	$(BIN)/python -m recipes.benchmark $(ARGS)
 
 # Data sets that the project does not carry lie, in BEIR's layout, in data/. What is there is not made again.
+SETS := msmarco-dl19 msmarco-dl21 msmarco-devsmall nq-oracle squad-dev wikiqa nfcorpus stackfaq
 TUNED := artifacts/wikiqa artifacts/nfcorpus artifacts/stackfaq
 NANO := artifacts/nano artifacts/nano-msmarco
 PLAIN := $(patsubst %,data/%/corpus.jsonl,nq-oracle squad-dev msmarco-dl21)
 EVALUATED := evaluations/zero-shot evaluations/zero-shot-nano evaluations/wikiqa evaluations/nfcorpus
 MEASURES := --depth 100 --max-length 192 --measures nDCG@10 MRR@10 MAP
 
-results: $(patsubst %,%/flashranker.json,artifacts/small $(NANO) $(TUNED)) $(EVALUATED:=/evaluate.json)
+results: $(SETS:%=data/%/corpus.jsonl) $(patsubst %,%/flashranker.json,artifacts/small $(NANO) $(TUNED)) $(EVALUATED:=/evaluate.json)
 	$(BIN)/python -m recipes.numbers artifacts/small $(NANO) $(TUNED) $(EVALUATED)
+
+data/%/corpus.jsonl:
+	@echo "error: there is no $@: put $* into data/ in BEIR's layout; the README's last section says what each set is"; exit 2
 
 artifacts/small/flashranker.json: | $(INSTALLED)
 	$(BIN)/python -m recipes.distill

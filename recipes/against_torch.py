@@ -94,8 +94,6 @@ def against_torch_section(result: dict[str, Any]) -> str:
     """Milliseconds and multiples by artifact, in Markdown."""
     read = result["read"]
     lines = [
-        f"### `{result['command']}`",
-        "",
         f"Milliseconds for 100 passages of `{Path(result['settings']['data']).name}`, {read['passages']} read, "
         f"{result['machine']['threads']} cores for either, in turn, without tokenizing the passages; median "
         f"(least to most) of {read['queries']} queries' medians of {result['settings']['turns']} turns.",

@@ -167,10 +167,8 @@ def span(found: Mapping[str, float], digits: int) -> str:
 
 
 def cost_section(result: Mapping[str, Any]) -> str:
-    """The README's section."""
+    """The section of docs/numbers.md."""
     lines = [
-        f"### `{result['command']}`",
-        "",
         f"Untrained int8 models, pairs of about 100 tokens, {result['settings']['turns']} turns; a worker has one "
         "thread, and `local` is one process of so many threads. Medians (least to most); cost, and the seconds of "
         "start, dealing out and check, are those of two workers.",

@@ -115,8 +115,6 @@ def exported(tier: str, folder: Path, data: str) -> dict[str, Any]:
 def full_size_section(result: dict[str, Any]) -> str:
     """Cost by tier, in Markdown."""
     lines = [
-        f"### `{result['command']}`",
-        "",
         "The published shapes with random weights, through `recipes.export`: megabytes of the int8 model, the largest "
         "difference of a logit between PyTorch and fp32 ONNX, milliseconds for 100 passages of "
         f"`{result['settings']['data']}` (interleaved, 5 turns, both on all cores), and what the export took from the "

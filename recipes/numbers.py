@@ -1,13 +1,14 @@
-"""Copy what was measured into recipes/results, and write the README's numbers from all that lies there.
+"""Copy what was measured into recipes/results, and write docs/numbers.md and the README's tables from what lies there.
 
-python -m recipes.numbers artifacts/small artifacts/nano     # results/distill-small.json and -nano.json, the README
-python -m recipes.numbers evaluations/zero-shot              # results/evaluate-zero-shot.json, the README
-python -m recipes.numbers                                    # the README alone
+python -m recipes.numbers artifacts/small artifacts/nano     # results/distill-small.json and -nano.json, the pages
+python -m recipes.numbers evaluations/zero-shot              # results/evaluate-zero-shot.json, the pages
+python -m recipes.numbers                                    # the pages alone
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from recipes.full_size import full_size_section
 from recipes.rivals import SYSTEMS
 from recipes.serverless import serverless_section
 from recipes.serving_speed import serving_section
+from recipes.summary import summary
 from recipes.tiers_picture import MEASURE, recorded
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
+PAGE = README.parent / "docs/numbers.md"
 PICTURE = README.parent / "docs/tiers.svg"
 EXAMPLE = "distill-small.json"  # all tiers that were measured on its queries are in the picture
 EVALUATION = "evaluate.json"
@@ -78,13 +81,11 @@ def section(name: str, result: dict[str, Any]) -> str:
     chosen = f", chosen on `{lineage['chosen on']['name']}`" if "chosen on" in lineage else ""
     read = "".join(f", {stage} {count:,}" for stage, count in data.get("read", {}).items())
     lines = [
-        f"### `{result['command']}`",
-        "",
         f"{how} `{data['name']}`{f' ({read[2:]})' if read else ''}{chosen}, measured on {parity['queries']} "
         f"held-out queries, {parity['pairs']:,} pairs; means over queries with 95 % bootstrap intervals; seed "
         f"{result['seed']}; {run['seconds'] / 60:.0f} minutes from data to artifact and "
         f"{run['peak memory in MB']:,} MB of memory at most. All numbers are in "
-        f"[recipes/results/{name}.json](recipes/results/{name}.json).",
+        f"[recipes/results/{name}.json](../recipes/results/{name}.json).",
         "",
         "| stage | queries | nDCG@10 | MRR@10 |",
         "|---|---|---|---|",
@@ -122,15 +123,13 @@ def speed_section(result: dict[str, Any]) -> str:
     speed, starts, machine = result["speed"], result["starts"], result["machine"]
     ours, *others = SYSTEMS
     lines = [
-        f"### `{result['command']}`",
-        "",
         f"The same untrained int8 folders in every system, {machine['threads']} cores "
         f"({', '.join(machine['instructions'])}), turn by turn; medians, and the "
         "others in multiples of ours. `nano` is 2 layers of 128, `six` and `twelve` are layers of 384; `mixed` is 100 "
         "passages of mixed length, `short` 10 of 15 words, `callers` 8 at once with 10 each. All numbers are in "
-        "[recipes/results/benchmark.json](recipes/results/benchmark.json).",
+        "[recipes/results/benchmark.json](../recipes/results/benchmark.json).",
         "",
-        "![Time for 100 passages, in multiples of flashranker's.](docs/benchmark.svg)",
+        "![Time for 100 passages, in multiples of flashranker's.](benchmark.svg)",
         "",
         f"| model, work | {ours}, ms (fastest to slowest) | {' | '.join(others)} |",
         "|---" * (len(others) + 2) + "|",
@@ -162,8 +161,6 @@ def memory_section(result: dict[str, Any]) -> str:
     """Peak memory by system, in Markdown."""
     settings = result["settings"]
     lines = [
-        f"### `{result['command']}`",
-        "",
         f"{settings['passages']} passages of 512 tokens in one call, model `{settings['model']}`, int8 (PyTorch fp32); "
         f"each system in a process of its own that may take {settings['limit']} MB.",
         "",
@@ -180,12 +177,10 @@ def memory_section(result: dict[str, Any]) -> str:
 def cascade_section(result: dict[str, Any]) -> str:
     """A cascade's points, in Markdown."""
     lines = [
-        f"### `{result['command']}`",
-        "",
         f"`{result['settings']['data']}`, {result['queries']} held-out queries, {result['settings']['depth']} "
         "candidates each.",
         "",
-        "![Quality against milliseconds a query.](docs/cascade.svg)",
+        "![Quality against milliseconds a query.](cascade.svg)",
         "",
         "| ranked by | ms a query: median (quartiles) | MRR@10 | nDCG@10 |",
         "|---|---|---|---|",
@@ -200,9 +195,7 @@ def cascade_section(result: dict[str, Any]) -> str:
 def evaluation_section(name: str, result: dict[str, Any]) -> str:
     """The tables of an evaluation, in Markdown: all measures of each data set and differences in the first, or less."""
     lines = [
-        f"### `{result['command']}`",
-        "",
-        f"All numbers are in [recipes/results/{name}.json](recipes/results/{name}.json).",
+        f"All numbers are in [recipes/results/{name}.json](../recipes/results/{name}.json).",
     ]
     if len(result["data"]) > MANY_SETS:
         leading = next(iter(next(iter(result["data"].values()))["measures"]))
@@ -222,8 +215,6 @@ def training_section(result: dict[str, Any]) -> str:
     """Pairs a second of training, in Markdown."""
     settings, speeds = result["settings"], result["pairs per second"]
     lines = [
-        f"### `{result['command']}`",
-        "",
         f"The same student and texts, {settings['length']} tokens, {result['machine']['threads']} cores, "
         f"{settings['turns']} turns; `stock` is sentence-transformers' trainer with ListNetLoss, "
         "`together` this project's on the same lists. `apart` reads each text of a step once, by itself; it scores all "
@@ -246,19 +237,30 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def numbers() -> str:
-    """All results in the order of their names, between the README's two marks."""
+def read_results() -> dict[str, Any]:
+    """Name of a result -> its content, in the order of the names."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def numbers(results: Mapping[str, Any]) -> str:
+    """All results, each below its name and its command, between docs/numbers.md's two marks."""
     sections = []
-    for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        write = SECTIONS.get(path.stem)
-        measured = evaluation_section if path.stem.startswith("evaluate-") else section
-        sections.append(write(result) if write else measured(path.stem, result))
+    for name, result in results.items():
+        write = SECTIONS.get(name)
+        measured = evaluation_section if name.startswith("evaluate-") else section
+        tables = write(result) if write else measured(name, result)
+        sections.append(f"## {name}\n\n```\n{result['command']}\n```\n\n{tables}")
     return "\n\n".join([START, *sections, END])
 
 
+def rewrite(page: Path, content: str) -> None:
+    """Put what was written between the marks of a page, which begins and ends with them, in place of what is there."""
+    text = page.read_text(encoding="utf-8")
+    write_text(page, text.partition(START)[0] + content + text.partition(END)[2])
+
+
 def main(argv: list[str] | None = None) -> int:
-    """0 when the README was written, 2 for a folder that holds no measurements."""
+    """0 when the pages were written, 2 for a folder that holds no measurements."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.numbers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -272,9 +274,9 @@ def main(argv: list[str] | None = None) -> int:
     if (RESULTS / EXAMPLE).is_file():
         points, first_stage = recorded(sorted(RESULTS.glob("distill-*.json")), RESULTS / EXAMPLE)
         write_text(PICTURE, standalone(tiers_figure(MEASURE, points, first_stage)))
-    text = README.read_text(encoding="utf-8")
-    before, after = text.partition(START)[0], text.partition(END)[2]
-    write_text(README, before + numbers() + after)
+    results = read_results()
+    rewrite(PAGE, numbers(results))
+    rewrite(README, "\n\n".join([START, summary(results, MANY_SETS), END]))
     return 0
 
 

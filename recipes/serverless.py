@@ -206,12 +206,10 @@ def rows(result: Mapping[str, Any]) -> list[str]:
 
 
 def serverless_section(result: Mapping[str, Any]) -> str:
-    """The README's section."""
+    """The section of docs/numbers.md."""
     settings = result["settings"]
     lines = [
-        f"### `{result['command']}`",
-        "",
-        "The Lambda example of [runtime/examples/lambda](runtime/examples/lambda/README.md) on "
+        "The Lambda example of [runtime/examples/lambda](../runtime/examples/lambda/README.md) on "
         f"{settings['cores']} core of this machine, {settings['passages']} passages of about 80 tokens, "
         f"{settings['turns']} turns; medians (least to most). Each start is a fresh process with its files in the page "
         "cache: Lambda's own time to fetch the package and start a sandbox comes on top.",

@@ -141,11 +141,9 @@ def served(folder: Path, threads: int) -> Iterator[int]:
 
 
 def serving_section(result: Mapping[str, Any]) -> str:
-    """The README's section."""
+    """The section of docs/numbers.md."""
     settings = result["settings"]
     lines = [
-        f"### `{result['command']}`",
-        "",
         f"Requests a second of {settings['clients']} clients with {settings['passages']} passages each, which share "
         f"{result['machine']['threads']} cores with the server; {settings['turns']} turns, each through the server and "
         "then through the library, called for one request after another. `share` is one over the other, turn by turn.",

@@ -1,6 +1,7 @@
-"""The README's numbers are those of recipes/results, and a result is what the manifest says."""
+"""The README's and docs/numbers.md's numbers are those of recipes/results, and a result is what the manifest says."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,31 @@ from flashranker.artifact import read_manifest, write_manifest
 
 from recipes import numbers
 from recipes.rivals import SYSTEMS
+from recipes.summary import summary
 
 
-def test_the_readme_has_the_numbers_of_the_results() -> None:
-    assert numbers.numbers() in numbers.README.read_text(encoding="utf-8")
+def test_the_pages_have_the_numbers_of_the_results() -> None:
+    results = numbers.read_results()
+    assert numbers.numbers(results) in numbers.PAGE.read_text(encoding="utf-8")
+    assert summary(results, numbers.MANY_SETS) in numbers.README.read_text(encoding="utf-8")
+    headings = set(re.findall(r"^## (.+)$", numbers.PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    for page in (numbers.README, *numbers.PAGE.parent.glob("*.md")):
+        linked = re.findall(r"numbers\.md#([\w-]+)", page.read_text(encoding="utf-8"))
+        assert set(linked) <= headings, page
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in (numbers.README, *numbers.PAGE.parent.glob("*.md"), numbers.README.parent / "runtime/README.md"):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            if path.startswith("http"):
+                continue
+            other = page.parent / path if path else page
+            assert other.exists(), f"{page.name} links to {target}"
+            if anchor and other.suffix == ".md":
+                titles = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor in anchors, f"{page.name} links to {target}"
 
 
 @pytest.fixture
@@ -27,11 +49,13 @@ def measured(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "command": "python -m recipes.distill", "notices": ["Below its first stage."],
         "metrics": {
             stage: {"nDCG@10": value, "MRR@10": value | {"mean": 0.25}} for stage in ("int8", "teacher")
-        },
-        "gates": [gate],
+        } | {"first stage": {"nDCG@10": value | {"mean": 0.4567}, "MRR@10": value}},
+        "gates": [gate, gate | {"name": "int8 - first stage, nDCG@10", "value": 0.0556, "limit": 0.0,
+                                "message": "not below the limit; 95 % interval -0.0012 to +0.1234"}],
         "lineage": {"data": {"name": "planted", "read": {"apart": 1024, "together": 8},
                              "dev MRR@10 by step": [[0, 0.25], [1500, 0.5]]},
-                    "chosen on": {"name": "others"}, "run": {"seconds": 210.4, "peak memory in MB": 1234}},
+                    "chosen on": {"name": "others"}, "measured on": {"name": "held out"},
+                    "run": {"seconds": 210.4, "peak memory in MB": 1234}},
         "quantization": {"rung": "dynamic int8", "fp32_layers": []},
         "parity": {"queries": 40, "pairs": 2000,
                    "milliseconds for 100 passages": {
@@ -39,14 +63,16 @@ def measured(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }  # fmt: skip
     write_manifest(folder, replace(read_manifest(folder), **stated))
     monkeypatch.setattr(numbers, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(numbers, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(f"before\n{numbers.START}\nold\n{numbers.END}\nafter\n", encoding="utf-8")
+    for name in ("README", "PAGE"):
+        monkeypatch.setattr(numbers, name, tmp_path / f"{name}.md")
+        page = f"before\n{numbers.START}\nold\n{numbers.END}\nafter\n"
+        (tmp_path / f"{name}.md").write_text(page, encoding="utf-8")
     return folder
 
 
 def test_an_artifact_becomes_a_result_and_a_section(measured: Path) -> None:
     assert numbers.main([str(measured)]) == 0
-    text = numbers.README.read_text(encoding="utf-8")
+    text = numbers.PAGE.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{numbers.START}\n")
     assert text.endswith(f"{numbers.END}\nafter\n")
     assert "old" not in text
@@ -61,6 +87,10 @@ def test_an_artifact_becomes_a_result_and_a_section(measured: Path) -> None:
     ):
         assert row in text
     assert text.index("| teacher |") < text.index("| int8 |")
+    assert text.split("\n")[3:7] == ["## distill-tiny", "", "```", "python -m recipes.distill"]
+    size = f"{(measured / 'onnx/model.onnx').stat().st_size / 1e6:.1f}"
+    row = "| planted | held out (40) | 0.457 | 0.512 | +0.056 (-0.0012 to +0.1234) |"
+    assert f"| [distill-tiny](docs/numbers.md#distill-tiny) {row} {size} | 100 |" in numbers.README.read_text()
     result = json.loads((numbers.RESULTS / "distill-tiny.json").read_text(encoding="utf-8"))
     assert result["model_bytes"] == (measured / "onnx/model.onnx").stat().st_size
 
@@ -90,7 +120,7 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
                 "settings": {"length": 128, "turns": 5, "neighbours": 32}, "pairs per second": speeds}  # fmt: skip
     (numbers.RESULTS / "training_speed.json").write_text(json.dumps(training))
     assert numbers.main([]) == 0
-    text = numbers.README.read_text(encoding="utf-8")
+    text = numbers.PAGE.read_text(encoding="utf-8")
     for row in (
         "| nano, mixed | 20.0 (19.0 to 21.0) | 2.50x | 4.50x | 2.00x | 3.00x |",
         "| nano, ms from process start to first result | 200 (199 to 201) | 2.50x | 4.50x | 2.00x | 3.00x |",
@@ -103,6 +133,7 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
     ):
         assert row in text
     assert text.index("| fast |") < text.index("| slow |")  # in the order of their time
+    assert "| [nano](docs/numbers.md#benchmark) | 2.5 | 4.5 | 2.0 | 3.0 |" in numbers.README.read_text()
 
 
 def test_a_folder_that_is_no_artifact_changes_nothing(measured: Path, capsys: pytest.CaptureFixture) -> None:
@@ -137,7 +168,7 @@ def test_an_evaluation_becomes_a_result_without_single_queries_and_a_section(mea
     kept = (numbers.RESULTS / "evaluate-zero-shot.json").read_text(encoding="utf-8")
     assert "q1" not in kept
     assert json.loads(kept)["data"]["planted"]["measures"]["MAP"]["int8"]["minus"]["first stage"] == won
-    text = numbers.README.read_text(encoding="utf-8")
+    text = numbers.PAGE.read_text(encoding="utf-8")
     for line in (
         "`planted`: 8 queries, 1,600 candidates, the first 200 a query of BM25. A note.",
         "| int8 | 8 | 0.7000 (0.6000 to 0.8000) | 0.7000 (0.6000 to 0.8000) |",
@@ -145,11 +176,14 @@ def test_an_evaluation_becomes_a_result_without_single_queries_and_a_section(mea
     ):
         assert line in text
     assert "| int8 - first stage | MAP |" not in text
+    short = "| [evaluate-zero-shot](docs/numbers.md#evaluate-zero-shot) | planted (8) | int8 | 0.500 | 0.700 |"
+    assert f"{short} +0.200 (+0.100 to +0.300) |" in numbers.README.read_text()
 
     content["data"] = {f"set{number}": data | {"queries": 10 + number} for number in range(5)}
     (folder / "evaluate.json").write_text(json.dumps(content), encoding="utf-8")
     assert numbers.main([str(folder)]) == 0
-    text = numbers.README.read_text(encoding="utf-8")
+    text = numbers.PAGE.read_text(encoding="utf-8")
     assert "nDCG@10, the first 200 a query of BM25." in text
     assert "| set3 | 13 | 0.5000 | 0.7000 | +0.2000 (+0.1000 to +0.3000) |" in text
     assert "better / alike / worse" not in text
+    assert "evaluate-zero-shot" not in numbers.README.read_text()

@@ -1,0 +1,91 @@
+"""The README's short tables: what each artifact gained, how it does elsewhere, and how fast the runtime is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from recipes.rankers import FIRST_STAGE
+from recipes.rivals import SYSTEMS
+
+MEASURE = "nDCG@10"
+GAIN = f"int8 - first stage, {MEASURE}"
+SPEED = "benchmark"
+WORKLOAD = "mixed"
+
+
+def summary(results: Mapping[str, Any], many_sets: int) -> str:
+    """Markdown of three tables, from the name of a result to its content; without what was not measured.
+
+    Evaluations of more than `many_sets` sets are left to their own section.
+    """
+    made = {name: one for name, one in results.items() if name.startswith(("distill-", "export-", "finetune-"))}
+    evaluated = {
+        name: one for name, one in results.items() if name.startswith("evaluate-") and len(one["data"]) <= many_sets
+    }
+    tables = [gains(made)] if made else []
+    tables += [elsewhere(evaluated)] if evaluated else []
+    tables += [speeds(results[SPEED])] if SPEED in results else []
+    return "\n\n".join(tables)
+
+
+def gains(made: Mapping[str, Any]) -> str:
+    """A row an artifact: quality in int8 beside its first stage, its bytes and its time."""
+    lines = [
+        f"| artifact | trained on | measured on (queries) | {MEASURE} of the first stage | in int8 | difference, 95 % interval "
+        "| MB | ms for 100 passages |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in made.items():
+        lineage, metrics = one["lineage"], one["metrics"]
+        gain = next(gate for gate in one["gates"] if gate["name"] == GAIN)
+        interval = gain["message"].rpartition("interval ")[2]
+        time = one["parity"]["milliseconds for 100 passages"]["int8"]["median"]
+        cells = [
+            f"[{name}](docs/numbers.md#{name})",
+            lineage["data"]["name"] if "data" in lineage else "-",
+            f"{lineage.get('measured on', {}).get('name', '-')} ({one['parity']['queries']})",
+            f"{metrics['first stage'][MEASURE]['mean']:.3f}",
+            f"{metrics['int8'][MEASURE]['mean']:.3f}",
+            f"{gain['value']:+.3f} ({interval})",
+            f"{one['model_bytes'] / 1e6:.1f}",
+            f"{time:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def elsewhere(evaluated: Mapping[str, Any]) -> str:
+    """A row a model and data set of the evaluations: quality in int8 beside the first stage."""
+    lines = [
+        f"| evaluation | data (queries) | model | {MEASURE} of the first stage | reranked "
+        "| difference, 95 % interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in evaluated.items():
+        for data_name, data in one["data"].items():
+            rows = data["measures"].get(MEASURE, {})
+            for model in (model for model in rows if model != FIRST_STAGE):
+                minus = rows[model]["minus"][FIRST_STAGE]
+                cells = [
+                    f"[{name}](docs/numbers.md#{name})",
+                    f"{data_name} ({data['queries']})",
+                    model,
+                    f"{rows[FIRST_STAGE]['mean']:.3f}",
+                    f"{rows[model]['mean']:.3f}",
+                    f"{minus['difference']:+.3f} ({minus['low']:+.3f} to {minus['high']:+.3f})",
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def speeds(benchmark: Mapping[str, Any]) -> str:
+    """A row a model: the time of others for 100 passages of mixed length, in multiples of ours."""
+    ours, *others = SYSTEMS
+    lines = [
+        f"| 100 passages of mixed length, times {ours}'s time | {' | '.join(others)} |",
+        "|---" * (len(others) + 1) + "|",
+    ]
+    for model, workloads in benchmark["speed"].items():
+        found = workloads[WORKLOAD]
+        cells = [f"{found[system]['median'] / found[ours]['median']:.1f}" for system in others]
+        lines.append(f"| [{model}](docs/numbers.md#{SPEED}) | {' | '.join(cells)} |")
+    return "\n".join(lines)
