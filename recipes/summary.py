@@ -30,8 +30,8 @@ def summary(results: Mapping[str, Any], many_sets: int) -> str:
 def gains(made: Mapping[str, Any]) -> str:
     """A row an artifact: quality in int8 beside its first stage, its bytes and its time."""
     lines = [
-        f"| artifact | trained on | measured on (queries) | {MEASURE} of the first stage | in int8 | difference, 95 % interval "
-        "| MB | ms for 100 passages |",
+        f"| artifact | trained on | measured on (queries) | {MEASURE} of the first stage | in int8 "
+        "| difference, 95 % interval | MB | ms for 100 passages |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, one in made.items():
