@@ -44,8 +44,8 @@ def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 def find_linears(model: onnx.ModelProto) -> list[Linear]:
     """The linear layers of the encoder, in the graph's order; the head's are Gemm nodes and not here.
 
-    A constant with several readers (tied weights, or equal biases, zero say, which the exporter merges) is
-    left alone: changing it for one reader would change it for all.
+    A constant with several readers (equal biases, zero say, which the exporter merges, or weights, unless
+    `with_own_weights` parts them) is left alone: changing it for one reader would change it for all.
     """
     readers = Counter(name for node in model.graph.node for name in node.input)
     own = {name: tensor for name, tensor in initializers(model).items() if readers[name] == 1}
@@ -60,6 +60,32 @@ def find_linears(model: onnx.ModelProto) -> list[Linear]:
         for node in model.graph.node
         if node.op_type == "MatMul" and node.input[1] in own and len(own[node.input[1]].dims) == 2
     ]
+
+
+def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a graph in which no two products read one matrix, by its name or through an Identity.
+
+    DeBERTa projects tokens and relative positions by the same weights, and the exporter stores equal layers once. In
+    int8 two copies are half of what one takes in fp32, which it would stay: see `find_linears`.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    constants = initializers(made)
+    behind = {node.output[0]: node.input[0] for node in made.graph.node if node.op_type == "Identity"}
+    taken = set()
+    for node in made.graph.node:
+        if node.op_type != "MatMul":
+            continue
+        name = behind.get(node.input[1], node.input[1])
+        if name in constants and name in taken:
+            copied = made.graph.initializer.add()
+            copied.CopyFrom(constants[name])
+            copied.name = node.input[1] = f"{name}_of_{node.name}"
+        taken.add(name)
+    read = {name for node in made.graph.node for name in node.input} | {one.name for one in made.graph.output}
+    for node in [one for one in made.graph.node if one.op_type == "Identity" and one.output[0] not in read]:
+        made.graph.node.remove(node)
+    return made
 
 
 def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

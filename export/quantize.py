@@ -104,7 +104,7 @@ def quantize_int8(
     if candidate.ByteSize() > limit_bytes:
         bits, candidate = 4, ort_dynamic(model, 4, bounded)
     if not accepts(DYNAMIC, candidate):
-        layers = calibrate(model, observing, bits, bounded)
+        layers = calibrate(int8_graph.with_own_weights(model), observing, bits, bounded)
         treatments = {source: one.name for source, one in layers.treatments.items() if not one.plain}
         climb(layers, trial, limit_bytes, accepts)
     result, candidate = best[0]
