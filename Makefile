@@ -60,8 +60,10 @@ MEASURES := --depth 100 --max-length 192 --measures nDCG@10 MRR@10 MAP
 results: $(SETS:%=data/%/corpus.jsonl) $(patsubst %,%/flashranker.json,artifacts/small $(NANO) $(TUNED)) $(EVALUATED:=/evaluate.json)
 	$(BIN)/python -m recipes.numbers artifacts/small $(NANO) $(TUNED) $(EVALUATED)
 
-data/%/corpus.jsonl:
-	@echo "error: there is no $@: put $* into data/ in BEIR's layout; the README's last section says what each set is"; exit 2
+# All that are missing are named, and nothing is made.
+$(SETS:%=data/%/corpus.jsonl):
+	@echo "error: data/ lacks $(filter-out $(notdir $(patsubst %/corpus.jsonl,%,$(wildcard data/*/corpus.jsonl))),$(SETS)): \
+put them there in BEIR's layout; the README's last section says what each set is" >&2; exit 2
 
 artifacts/small/flashranker.json: | $(INSTALLED)
 	$(BIN)/python -m recipes.distill

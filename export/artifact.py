@@ -157,6 +157,14 @@ def positions_of(config: PretrainedConfig) -> int | None:
     return positions
 
 
+def positions_in(folder: Path) -> int | None:
+    """As `positions_of`, of the model in a folder; None too where its configuration can't be read."""
+    try:
+        return positions_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # whoever loads the model says more of it
+
+
 def check_lengths(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     """Raises ExportError unless the tokenizer is fast and the model has max_length positions."""
     if not tokenizer.is_fast:

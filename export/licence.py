@@ -13,7 +13,8 @@ Kind = Literal["open", "share-alike", "non-commercial", "no derivatives", "unkno
 WORDS: dict[Kind, str] = {
     "no derivatives": r"(?i)\bnd\b|no.?derivatives",
     "non-commercial": r"(?i)\bnc\b|non.?commercial|\bresearch\b"
-    r"|\b(no|not|without|never)\b.*\bcommercial|\bcommercial\b.*\b(not|prohibited|forbidden|excluded)\b",
+    r"|\b(no|not for|never for|without) (any )?commercial\b"
+    r"|\bcommercial \w+ (is |are )?(not (allowed|permitted)|prohibited|forbidden|excluded)\b",
     "share-alike": r"(?i)\bsa\b|share.?alike|\b[al]?gpl|\bodbl\b|\bopen database licen[cs]e\b|\bgnu\b",
     # The RAIL licences restrict use, and "mit" is a word of German.
     "open": r"(?i:\b(open(?!.?rail)|apache|bsd|isc|psf|cc0|cc.by|unlicense|public.domain|cdla.permissive|odc.by)\b)"

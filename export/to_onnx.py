@@ -77,9 +77,7 @@ def export_model(model: PreTrainedModel, destination: Path) -> Path:
                 model, folder, opset=OPSET, task="text-classification", do_validation=False, device="cpu"
             )
         exported = Path(folder) / "model.onnx"
-        if (beside := [path.name for path in Path(folder).iterdir() if path != exported]) and beside[0].endswith(
-            "_data"
-        ):
+        if any(path.name.endswith("_data") for path in Path(folder).iterdir()):
             raise ExportError("the graph takes more than 2 GB, expected one file: export a smaller model")
         check_signature(exported)
         os.replace(exported, destination)

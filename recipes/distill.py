@@ -31,7 +31,7 @@ from training.tiers import TIERS
 class DistillConfig:
     """What is measured, and where the result goes."""
 
-    eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of --data")
+    eval: str | None = setting(None, "what to measure on: another source; by default the test split of --data")
     output: Path | None = setting(None, "artifact folder; by default artifacts/TIER")
 
 

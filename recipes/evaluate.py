@@ -170,7 +170,6 @@ def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Seq
     if not split:
         split, measured = list(data.judgments), "all"
         notes.append(f"There is no split {config.split!r}: all {len(split):,} judged queries are those to measure.")
-    notes.extend(seen_before(data, split, models))
     judged = [query for query in split if any(grade > 0 for grade in data.judgments.get(query, {}).values())]
     if not judged:
         raise InputError(
@@ -181,6 +180,7 @@ def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Seq
     if config.limit:
         limited = limit_queries(replace(data, splits={config.split: judged}), config.split, config.limit, config.seed)
         judged = limited.splits[config.split]
+    notes.extend(seen_before(data, judged, models))
     data = replace(data, name=name, judgments={query: data.judgments[query] for query in judged})
     return Task(name, *candidates_of(data, config, measured, stage, notes))
 
@@ -196,8 +196,15 @@ def seen_before(data: RankingData, measured: Sequence[str], models: Sequence[Fou
         )
     elif trained and (seen := set(data.splits["train"]) & set(measured)):
         notes.append(f"{', '.join(trained)} learned from {len(seen):,} of these queries, if trained on this very data.")
-    chosen = [model.name for model in models if data.name in chosen_on(model)]
-    if chosen and not (data.splits["dev"] and set(data.splits["dev"]).isdisjoint(measured)):
+    dev, unsplit = set(data.splits["dev"]), not any(data.splits.values())
+    # A source that another is chosen by may have no dev split: then all of its queries are.
+    chosen = [
+        model.name
+        for model in models
+        if (chosen_on(model) == data.name and (not dev or dev & set(measured)))
+        or (not chosen_on(model) and model.name in trained and (unsplit or dev & set(measured)))
+    ]
+    if chosen:
         notes.append(f"{', '.join(chosen)} was chosen, quantized and calibrated on some of these queries.")
     return notes
 

@@ -36,7 +36,7 @@ class FinetuneConfig:
     documents: Path | None = setting(
         None, "instead of --data: a folder of .md, .rst and .txt files, of which queries and passages are made"
     )
-    eval: str | None = setting(None, "what to measure on: a BEIR folder; by default the test split of the data")
+    eval: str | None = setting(None, "what to measure on: another source; by default the test split of the data")
     base: str = setting(
         "builtin", "what to start from: builtin, a folder, an artifact, a hub id, or scratch (a small T5)"
     )

@@ -87,6 +87,7 @@ def finish(
         shutil.rmtree(copied, ignore_errors=True)
         if isinstance(error, GateError):
             raise GateError(f"{error}; pictures in {refused}") from None
+        refused.unlink(missing_ok=True)
         raise
     shutil.rmtree(kept, ignore_errors=True)
     os.replace(copied, kept)

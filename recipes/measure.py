@@ -1,7 +1,6 @@
 """The second half of every recipe that makes an artifact: a checkpoint becomes int8, every stage is measured."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import numpy as np
 from flashranker import Reranker
 from flashranker.artifact import Calibration
 from flashranker.pairs import frame_query, load_tokenizer
-from transformers import AutoConfig
 
-from export.artifact import positions_of, stage_artifact
+from export.artifact import positions_in, stage_artifact
 from export.calibrate import brier_score, expected_calibration_error, fit_platt, probabilities
 from export.cls_graph import export_first_token
 from export.parity import encode_requests, measure_latency, runtime_logits, torch_logits
@@ -83,11 +81,7 @@ def check_held_out(dev: Held, tests: Held, base: Path | None, max_length: int) -
 
     That is a query that the runtime refuses, a length that the base can't read, or dev candidates of one kind only.
     """
-    positions = None
-    if base:
-        # No model at all is named where the student is made.
-        with suppress(OSError, ValueError):
-            positions = positions_of(AutoConfig.from_pretrained(base))
+    positions = positions_in(base) if base else None
     if positions and max_length > positions:
         raise InputError(f"--max_length is {max_length}: the base has {positions} positions, expected at most that")
     if len(set(grades_of(dev) > 0)) != 2:

@@ -79,9 +79,10 @@ def section(name: str, result: dict[str, Any]) -> str:
     data, run = lineage.get("data", lineage.get("measured on")), lineage["run"]
     how = "Trained on" if "data" in lineage else "Exported as it was, with"
     chosen = f", chosen on `{lineage['chosen on']['name']}`" if "chosen on" in lineage else ""
+    measured = result["metrics"]["int8"][MEASURE]["queries"]
     read = "".join(f", {stage} {count:,}" for stage, count in data.get("read", {}).items())
     lines = [
-        f"{how} `{data['name']}`{f' ({read[2:]})' if read else ''}{chosen}, measured on {parity['queries']} "
+        f"{how} `{data['name']}`{f' ({read[2:]})' if read else ''}{chosen}, measured on {measured} "
         f"held-out queries, {parity['pairs']:,} pairs; means over queries with 95 % bootstrap intervals; seed "
         f"{result['seed']}; {run['seconds'] / 60:.0f} minutes from data to artifact and "
         f"{run['peak memory in MB']:,} MB of memory at most. All numbers are in "

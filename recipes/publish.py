@@ -148,7 +148,7 @@ def upload(staged: Path, repository: str, config: PublishConfig, message: str) -
     except (HfHubHTTPError, RequestException, ValueError) as error:  # a card that the hub refuses is a ValueError
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{repository} was not published ({line}): check the name, and the rights of your token"
+            f"{repository} was not published ({line}): check the name, the card, and the rights of your token"
         ) from None
     return str(done.oid)
 

@@ -163,13 +163,13 @@ def rank_by_file(run: Run, shares: Mapping[str, Mapping[str, float]], held: Held
     """What a run file says of these queries, whatever passages it ranks: it need not have had these candidates.
 
     Empty when the run is another data set's: it has none of the queries, or only passages that nobody knows here.
-    Where several sets name queries alike, as by numbers, they are of the set that knows most of what the run ranks for
-    them: `shares` is name of a set -> query -> `share_known`.
+    Where several sets name queries alike, as by numbers, they are not of a set that knows less than half as much as
+    another of what the run ranks for them: `shares` is name of a set -> query -> `share_known`.
     """
     own, others = shares[held.data.name], set[str]()
     for other in shares.values():
         common = own.keys() & other.keys()
-        if sum(own[query] for query in common) < sum(other[query] for query in common):
+        if sum(own[query] for query in common) < sum(other[query] for query in common) / 2:
             others |= common
     ours = {query: run[query] for query in own if query not in others}
     return ours if any(own[query] for query in ours) else {}
@@ -196,10 +196,10 @@ def trained_on(found: Found) -> set[str]:
     }
 
 
-def chosen_on(found: Found) -> set[str]:
-    """The names of the data by whose dev queries an artifact was chosen: a source that it names, or what it learned."""
+def chosen_on(found: Found) -> str:
+    """The name of the data on whose queries an artifact says that it was chosen, "" where these are its own."""
     stated = lineage_of(found).get("chosen on")
-    return {str(stated.get("name"))} if isinstance(stated, Mapping) else trained_on(found)
+    return str(stated.get("name")) if isinstance(stated, Mapping) else ""
 
 
 def lineage_of(found: Found) -> Mapping[str, Any]:

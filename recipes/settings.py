@@ -1,6 +1,5 @@
 """Settings that recipes which make an artifact have in common, and their checks."""
 
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import Any
 
 from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH, replaceable
 from flashranker.processor import PORTABLE, PROFILES
-from transformers import AutoConfig
 
-from export.artifact import positions_of
+from export.artifact import positions_in
 from recipes.command import setting
 from training.backbone import BUILTIN, checkpoint_of, resolve_model
 from training.candidates import FirstStage
@@ -49,8 +47,8 @@ class MeasuringConfig:
     languages: list[str] = setting(None, "languages of the data, for the model card: codes such as en", nargs="+")
     dev: str | None = setting(
         None,
-        "what chooses a checkpoint, quantizes and calibrates: a BEIR folder, its dev split or, without one, all of its "
-        "judged queries; by default the dev split of the data",
+        "what chooses a checkpoint, quantizes and calibrates: another source, its dev split or, without one, all "
+        "of its judged queries; by default the dev split of the data",
     )
     dev_queries: int = setting(100, "how many dev queries do")
     test_queries: int = setting(400, "held-out queries to measure on")
@@ -236,21 +234,19 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
             check_head(folder, base)
         if training and training.layers is not None and (depth := layers_of(folder)):
             check_layers(training.layers, depth, base)
-        positions = None
-        with suppress(OSError, ValueError):  # no model at all is named where the student is made
-            positions = positions_of(AutoConfig.from_pretrained(folder))
+        positions = positions_in(folder)
         lengths = {"max_length": config.max_length}
         if training:
             lengths["train_length"] = training.train_length or tier.train_length
         for name, length in lengths.items():
             if length and positions and length > positions:
-                raise InputError(f"--{name} is {length}: the base has {positions} positions, expected at most that")
+                raise InputError(f"--{name} is {length}: the base has {positions} positions, pass --{name} {positions}")
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")
     if (kept := checkpoint_of(output)).exists() and not (output / MANIFEST_NAME).is_file():
         raise InputError(
             f"--output {output} would put its PyTorch weights into {kept}, which is of no artifact there, so it is not "
-            "replaced: choose another name"
+            "replaced: remove it, or choose another name"
         )
 
 

@@ -87,14 +87,14 @@ def test_code_and_underlines_are_no_headings_and_no_fences(tmp_path: Path) -> No
         ("", []), ("First", ["One text."]), ("Part", ["Second text."]), ("Other part", ["Third::", "# a comment"]),
     ]  # fmt: skip
     markdown = (
-        "# Learn C#\n\n```pip install y``` does it.\n\n## Next ##\n\n    # indented code\n\n"
+        "# Learn C#\n\n```pip install y``` does it.\n\n## Next ##\n\n    # indented code\n\nOr\n```\nnpm i\n```\n\n"
         "1. In a list:\n\n   ````sh\n   # a comment\n   ```\n   # another\n   ~~~\n   ````\n\n## Last\n\nText.\n"
     )
     (tmp_path / "b.md").write_text(markdown)
     assert [(one.heading, one.paragraphs) for one in read_sections(tmp_path / "b.md")] == [
         ("", []),
         ("Learn C#", ["```pip install y``` does it."]),
-        ("Next", ["# indented code", "1. In a list:", "# a comment # another"]),
+        ("Next", ["# indented code", "Or npm i", "1. In a list:", "# a comment # another"]),
         ("Last", ["Text."]),
     ]
 

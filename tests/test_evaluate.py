@@ -182,6 +182,7 @@ def test_without_the_split_all_judged_queries_are_measured_or_the_made_split(
         ({"data": {"name": "data"}, "chosen on": {"name": "other"}}, "dev", []),
         ({"chosen on": {"name": "data"}}, "dev", [CHOSEN]),
         ({"chosen on": {"name": "data"}}, "train", []),
+        ({"data": {"name": "data"}}, "train only", [LEARNED]),
         ({"data": {"name": "data"}}, "test", [ALL, LEARNED, CHOSEN]),
     ],
 )  # fmt: skip
@@ -192,15 +193,17 @@ def test_queries_that_a_model_has_seen_are_named(
     data = write_data(tmp_path / "data", grades, candidates, split="")
     header, *rows = (data / "qrels.tsv").read_text(encoding="utf-8").splitlines()
     (data / "qrels.tsv").unlink()
-    for name, queries in (("train", ("q0", "q1", "q2")), ("dev", ("q3", "q4"))):
+    for name, queries in (("train", ("q0", "q1", "q2")), ("dev", ("q3", "q4")))[: 1 if split == "train only" else 2]:
         kept = [header, *(row for row in rows if row.split("\t")[0] in queries), ""]
         (data / f"qrels.{name}.tsv").write_text("\n".join(kept), encoding="utf-8")
     trained = shutil.copytree(tiny_artifact, tmp_path / "trained")
     manifest = json.loads((trained / "flashranker.json").read_text(encoding="utf-8")) | {"lineage": lineage}
     (trained / "flashranker.json").write_text(json.dumps(manifest), encoding="utf-8")
-    found = measure(trained, "--data", data, "--split", split)["data"]["data"]
+    found = measure(trained, "--data", data, "--split", split.partition(" ")[0])["data"]["data"]
     assert found["notes"] == expected
-    assert found["split"] == ("all" if split == "test" else split)
+    assert found["split"] == ("all" if split == "test" else split.partition(" ")[0])
+    limited = measure(trained, "--data", data, "--split", "train", "--limit", "2")["data"]["data"]["notes"]
+    assert [note for note in limited if "learned" in note] == ([LEARNED.replace("3", "2")] * ("data" in lineage))
 
 
 def test_a_run_of_one_set_is_none_of_another_whose_queries_and_passages_have_such_names(

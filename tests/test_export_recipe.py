@@ -66,6 +66,8 @@ def test_refusals_are_one_line(tmp_path: Path, tiny_artifact: Path, capsys: pyte
     corpus = write_corpus(tmp_path / "corpus")
     three = make_classifier("bert", tmp_path / "three", labels=3)
     two = make_classifier("mpnet", tmp_path / "two", labels=2)  # counts 80 positions from behind 1
+    listed = make_classifier("bert", tmp_path / "listed")
+    (listed / "config.json").write_text("[]")
     kept = make_classifier("bert", tmp_path / "own.checkpoint")
     (kept / "notes.md").write_text("mine")
     artifact = shutil.copytree(tiny_artifact, tmp_path / "made")
@@ -77,6 +79,7 @@ def test_refusals_are_one_line(tmp_path: Path, tiny_artifact: Path, capsys: pyte
         ("owner/name", {}, 2, "neither a folder nor in the hub's cache"),
         (three, {"output": kept.with_suffix("")}, 2, "would put its PyTorch weights into"),
         (artifact, {"output": artifact}, 2, "is what would be exported, and replaced by less"),
+        (listed, {}, 1, "can't be read as a model"),
         (two, {"max_length": 79}, 2, "--max_length is 79: the base has 78 positions"),
     ):
         output = more.pop("output", tmp_path / "out")

@@ -51,7 +51,9 @@ def measured(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             stage: {"nDCG@10": value, "MRR@10": value | {"mean": 0.25}} for stage in ("int8", "teacher")
         } | {"first stage": {"nDCG@10": value | {"mean": 0.4567}, "MRR@10": value}},
         "gates": [gate, gate | {"name": "int8 - first stage, nDCG@10", "value": 0.0556, "limit": 0.0,
-                                "message": "not below the limit; 95 % interval -0.0012 to +0.1234"}],
+                                "message": "not below the limit; 95 % interval -0.0012 to +0.1234"},
+                  gate | {"name": "student - base, nDCG@10", "value": 0.01,
+                          "message": "not below the limit; 95 % interval -0.0050 to +0.0250"}],
         "lineage": {"data": {"name": "planted", "read": {"apart": 1024, "together": 8},
                              "dev MRR@10 by step": [[0, 0.25], [1500, 0.5]]},
                     "chosen on": {"name": "others"}, "measured on": {"name": "held out"},
@@ -89,7 +91,7 @@ def test_an_artifact_becomes_a_result_and_a_section(measured: Path) -> None:
     assert text.index("| teacher |") < text.index("| int8 |")
     assert text.split("\n")[3:7] == ["## distill-tiny", "", "```", "python -m recipes.distill"]
     size = f"{(measured / 'onnx/model.onnx').stat().st_size / 1e6:.1f}"
-    row = "| planted | held out (40) | 0.457 | 0.512 | +0.056 (-0.0012 to +0.1234) |"
+    row = "| planted | held out (40) | 0.457 | 0.512 | +0.056 (-0.0012 to +0.1234) | +0.010 (-0.0050 to +0.0250) |"
     assert f"| [distill-tiny](docs/numbers.md#distill-tiny) {row} {size} | 100 |" in numbers.README.read_text()
     result = json.loads((numbers.RESULTS / "distill-tiny.json").read_text(encoding="utf-8"))
     assert result["model_bytes"] == (measured / "onnx/model.onnx").stat().st_size

@@ -121,8 +121,13 @@ def read_sections(path: Path) -> Iterator[Section]:
         below = lines[number + 1].strip() if number + 1 < len(lines) else ""
         text = line.strip()
         found = HEADING.fullmatch(line) if markdown else None
-        # Tables and rules have such lines too, but not below a single short line of text.
-        underlined = not current and 0 < len(text) <= len(below) and UNDERLINE.fullmatch(below)
+        # Tables and rules have such lines too, but not below a single short line of text; a fence is none.
+        underlined = (
+            not current
+            and 0 < len(text) <= len(below)
+            and UNDERLINE.fullmatch(below)
+            and not (markdown and FENCE.fullmatch(below))
+        )
         mark = FENCE.fullmatch(line) if markdown else None
         if mark and not fence:
             fence = mark.group(1)

@@ -161,8 +161,8 @@ def check_head(folder: Path, base: str) -> None:
     if model_kind(folder) != "cross-encoder":
         return
     try:
-        labels = AutoConfig.from_pretrained(folder).num_labels
-    except (OSError, ValueError, KeyError):
+        labels = AutoConfig.from_pretrained(folder, trust_remote_code=False).num_labels
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # whoever loads the model says more of it
     if labels != 1:
         raise InputError(
@@ -174,8 +174,8 @@ def check_head(folder: Path, base: str) -> None:
 def layers_of(folder: Path) -> int | None:
     """How many layers the model of a folder has, by its configuration; None where that does not say."""
     try:
-        return getattr(AutoConfig.from_pretrained(folder), "num_hidden_layers", None)
-    except (OSError, ValueError, KeyError):
+        return getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "num_hidden_layers", None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whoever loads the model says more of it
 
 

@@ -40,13 +40,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 if it went well, 2 for bad input or a folder that does not verify."""
     arguments = _parse(argv)
     try:
-        if sys.stdout is None:
+        if sys.stdout is None and arguments.run is not _serve:
             raise InputError("standard output is closed, expected one for the results: redirect it to a file")
         # Half an emoji, and what a terminal's encoding lacks, is written as its number.
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (FlashRankerError, OSError, UnicodeEncodeError) as error:

@@ -56,7 +56,8 @@ def serve(arguments: argparse.Namespace, open_model: Callable[[str], Ranker]) ->
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
         print(f"{', '.join(models)} at {address}; Ctrl-C stops it", flush=True)
-        if not keys and arguments.host not in ("127.0.0.1", "localhost", "::1"):
+        open_to_others = not keys and arguments.host not in ("127.0.0.1", "localhost", "::1")
+        if open_to_others and sys.stderr is not None:
             print(f"warning: {arguments.host} may be open to others, and no API key is asked for", file=sys.stderr)
         server.run(sockets=[listener])
 
