@@ -57,6 +57,9 @@ PLAIN := $(patsubst %,data/%/corpus.jsonl,nq-oracle squad-dev msmarco-dl21)
 EVALUATED := evaluations/zero-shot evaluations/zero-shot-nano evaluations/wikiqa evaluations/nfcorpus
 MEASURES := --depth 100 --max-length 192 --measures nDCG@10 MRR@10 MAP
 
+# make removes what an interrupted recipe was to make, unless it is said to be precious; these appear whole or not at all.
+.PRECIOUS: $(patsubst %,%/flashranker.json,artifacts/small $(NANO) $(TUNED)) $(EVALUATED:=/evaluate.json)
+
 results: $(SETS:%=data/%/corpus.jsonl) $(patsubst %,%/flashranker.json,artifacts/small $(NANO) $(TUNED)) $(EVALUATED:=/evaluate.json)
 	$(BIN)/python -m recipes.numbers artifacts/small $(NANO) $(TUNED) $(EVALUATED)
 

@@ -1,6 +1,8 @@
 """The training loop learns what is planted, and nothing else."""
 
 import json
+import struct
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from scipy.stats import kendalltau
+from tensorboardX.proto.event_pb2 import Event
 from test_export_architectures import make_classifier
 
 import training.train
@@ -215,6 +218,25 @@ def test_the_log_has_a_line_for_every_value_with_rate_and_speed(
     assert [line["learning_rate"] for line in steps] == pytest.approx([2e-3 * (13 - s) / 11 for s in (3, 6, 9, 12)])
     # 8 rows of 6 passages in half a second.
     assert [line["pairs_per_second"] for line in steps] == [96.0] * 4
+    curves = read_curves(tmp_path / "run/tensorboard")
+    for name, points in (("train/loss", result.loss["run"]), ("eval/MRR_10", result.dev_quality)):
+        assert [step for step, _ in curves[name]] == [step for step, _ in points]
+        assert [value for _, value in curves[name]] == pytest.approx([value for _, value in points])
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The scalars that TensorBoard would draw, of a folder with one file of events."""
+    (file,) = folder.iterdir()
+    content, start, curves = file.read_bytes(), 0, defaultdict(list)
+    while start < len(content):
+        # A record is its length in 8 bytes, a checksum in 4, itself, and a checksum of it.
+        (length,) = struct.unpack_from("<Q", content, start)
+        event = Event.FromString(content[start + 12 : start + 12 + length])
+        for value in event.summary.value:
+            if value.WhichOneof("value") == "simple_value":
+                curves[value.tag].append((event.step, value.simple_value))
+        start += 16 + length
+    return curves
 
 
 def test_a_step_that_the_data_do_not_fill_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def train(
 
     `output` holds the trainer's checkpoints while it runs; a killed run goes on from the last complete one and ends
     with the same weights. When all is done `output/best` holds the result, and a rerun returns it at once.
-    `output/log.jsonl` is the trainer's log: see `progress`. The folder's name is the stage's.
+    `output/log.jsonl` is the trainer's log: see `progress`; `output/tensorboard` has its curves for TensorBoard. The
+    folder's name is the stage's.
 
     Under torchrun or accelerate every process is to call this alike. They share the rows of a step, and the first one
     writes. Raises InputError where the rows can't be shared evenly, or do not fill a step.
@@ -153,7 +154,7 @@ def train(
         eval_strategy="steps", eval_steps=interval, eval_on_start=start_quality is None and not resumed,
         save_strategy="steps", save_steps=interval, save_total_limit=2,
         load_best_model_at_end=keep == "best", metric_for_best_model=f"eval_{MEASURE}", greater_is_better=True,
-        logging_steps=max(1, min(10, interval)),
+        logging_steps=max(1, min(10, interval)), report_to="tensorboard", logging_dir=str(output / "tensorboard"),
     )  # fmt: skip
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingProgress(output / LOG, *per_step(examples, rows_per_step)))
@@ -237,9 +238,8 @@ def make_trainer(
         seed=seed,
         use_cpu=on_processors(),
         batch_sampler=in_order,
-        report_to="none",
         dataloader_drop_last=True,
-        **schedule,
+        **{"report_to": "none"} | schedule,
     )
     if bf16:
         # The trainer's own way leaves out what a loss does beside calling the model, and measures dev in it too.
