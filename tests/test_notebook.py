@@ -24,5 +24,8 @@ def test_the_walkthrough_runs_and_its_server_ranks_as_its_model(
     assert "Remove a whole directory tree" in printed[5].splitlines()[0]
     assert printed[9].startswith("Remove a whole directory tree")
     manifest = json.loads((tmp_path / "reranker/flashranker.json").read_text())
-    assert all(gate["passed"] for gate in manifest["gates"])
+    # After so little training it may rank below BM25, as the notebook says.
+    assert {gate["name"] for gate in manifest["gates"] if not gate["passed"]} <= {
+        f"int8 - first stage, {measure}" for measure in ("nDCG@10", "MRR@10")
+    }
     assert "--documents" in manifest["command"]
