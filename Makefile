@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BULK := $(VENV)/.installed-bulk
 NODE := tests/node/.installed
+# Compiled once, imports take seconds less in every process, also where PYTHONDONTWRITEBYTECODE keeps them from it.
 # uv does not read pip's settings: hand it pip's extra links, where a CPU build of torch may lie.
 LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 UV := UV_FIND_LINKS="$(LINKS)" VIRTUAL_ENV="$(VENV)" $(BIN)/uv
@@ -24,7 +25,7 @@ install: $(INSTALLED)
 $(INSTALLED): requirements.lock runtime/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(UV) pip install --quiet -r requirements.lock
+	$(UV) pip install --quiet --compile-bytecode -r requirements.lock
 	touch $@
 
 $(BULK): requirements-bulk.lock $(INSTALLED)
