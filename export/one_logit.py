@@ -22,7 +22,6 @@ ARCHITECTURES = (
 )  # fmt: skip
 # transformers goes on without the files that a class of tokenizers lacks, until None is used as a path.
 TOKENIZER_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
-TOKENIZER_REMEDY = "save a fast tokenizer there, whose file is tokenizer.json"
 POSITIVE = 1  # of two labels, that which means relevant, as in every set of sentence pairs
 
 
@@ -51,7 +50,9 @@ def check_architecture(folder: Path) -> PretrainedConfig:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except TOKENIZER_ERRORS as error:
-        raise ExportError(f"{folder} has no tokenizer that can be read ({_line(error)}): {TOKENIZER_REMEDY}") from None
+        raise ExportError(
+            f"{folder} has no tokenizer that can be read ({_line(error)}): save a fast tokenizer there, tokenizer.json"
+        ) from None
     if not tokenizer.is_fast:
         raise ExportError(f"{type(tokenizer).__name__} has no tokenizer.json: convert it to a fast tokenizer first")
     return config

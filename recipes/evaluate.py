@@ -188,15 +188,15 @@ def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Seq
 def seen_before(data: RankingData, measured: Sequence[str], models: Sequence[Found]) -> list[str]:
     """Which models learned from the queries to be measured, or were chosen by them, as far as they say."""
     notes = []
+    dev, unsplit = set(data.splits["dev"]), not any(data.splits.values())
     trained = [model.name for model in models if data.name in trained_on(model)]
-    if trained and not any(data.splits.values()):
+    if trained and unsplit:
         notes.append(
             f"{', '.join(trained)} learned from most of these queries, if trained on this very data: "
             "--unsplit split measures those held out."
         )
     elif trained and (seen := set(data.splits["train"]) & set(measured)):
         notes.append(f"{', '.join(trained)} learned from {len(seen):,} of these queries, if trained on this very data.")
-    dev, unsplit = set(data.splits["dev"]), not any(data.splits.values())
     # A source that another is chosen by may have no dev split: then all of its queries are.
     chosen = [
         model.name

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recipes.evaluate_report import markdown
 from recipes.rankers import FIRST_STAGE
 from recipes.rivals import SYSTEMS
 
@@ -30,28 +31,26 @@ def summary(results: Mapping[str, Any], many_sets: int) -> str:
 
 def gains(made: Mapping[str, Any]) -> str:
     """A row an artifact: quality in int8 beside its first stage, its bytes and its time."""
-    lines = [
-        f"| artifact | trained on | measured on (queries) | {MEASURE} of the first stage | in int8 "
-        "| difference, 95 % interval | of it, over its base | MB | ms for 100 passages |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = [[
+        "artifact", "trained on", "measured on (queries)", f"{MEASURE} of the first stage", "in int8",
+        "difference, 95 % interval", "of it, over its base", "MB", "ms for 100 passages",
+    ]]  # fmt: skip
     for name, one in made.items():
         lineage, metrics = one["lineage"], one["metrics"]
         gates = {gate["name"]: gate for gate in one["gates"]}
-        time = one["parity"]["milliseconds for 100 passages"]["int8"]["median"]
-        cells = [
-            f"[{name}](docs/numbers.md#{name})",
+        measured_on = lineage.get("measured on", {}).get("name", "-")  # the oldest records do not say
+        rows.append([
+            link(name),
             lineage["data"]["name"] if "data" in lineage else "-",
-            f"{lineage.get('measured on', {}).get('name', '-')} ({metrics['int8'][MEASURE]['queries']})",
+            f"{measured_on} ({metrics['int8'][MEASURE]['queries']})",
             f"{metrics['first stage'][MEASURE]['mean']:.3f}",
             f"{metrics['int8'][MEASURE]['mean']:.3f}",
             difference(gates[GAIN]),
             difference(gates[BASE_GAIN]) if BASE_GAIN in gates else "-",
             f"{one['model_bytes'] / 1e6:.1f}",
-            f"{time:.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            f"{one['parity']['milliseconds for 100 passages']['int8']['median']:.0f}",
+        ])  # fmt: skip
+    return "\n".join(markdown(rows))
 
 
 def difference(gate: Mapping[str, Any]) -> str:
@@ -62,37 +61,37 @@ def difference(gate: Mapping[str, Any]) -> str:
 
 def elsewhere(evaluated: Mapping[str, Any]) -> str:
     """A row a model and data set of the evaluations: quality in int8 beside the first stage."""
-    lines = [
-        f"| evaluation | data (queries) | model | {MEASURE} of the first stage | reranked "
-        "| difference, 95 % interval |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = [[
+        "evaluation", "data (queries)", "model", f"{MEASURE} of the first stage", "reranked",
+        "difference, 95 % interval",
+    ]]  # fmt: skip
     for name, one in evaluated.items():
         for data_name, data in one["data"].items():
-            rows = data["measures"].get(MEASURE, {})
-            for model in (model for model in rows if model != FIRST_STAGE):
-                minus = rows[model]["minus"][FIRST_STAGE]
-                cells = [
-                    f"[{name}](docs/numbers.md#{name})",
+            values = data["measures"].get(MEASURE, {})
+            for model in (model for model in values if model != FIRST_STAGE):
+                minus = values[model]["minus"][FIRST_STAGE]
+                rows.append([
+                    link(name),
                     f"{data_name} ({data['queries']})",
                     model,
-                    f"{rows[FIRST_STAGE]['mean']:.3f}",
-                    f"{rows[model]['mean']:.3f}",
+                    f"{values[FIRST_STAGE]['mean']:.3f}",
+                    f"{values[model]['mean']:.3f}",
                     f"{minus['difference']:+.3f} ({minus['low']:+.3f} to {minus['high']:+.3f})",
-                ]
-                lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+                ])  # fmt: skip
+    return "\n".join(markdown(rows))
 
 
 def speeds(benchmark: Mapping[str, Any]) -> str:
     """A row a model: the time of others for 100 passages of mixed length, in multiples of ours."""
     ours, *others = SYSTEMS
-    lines = [
-        f"| 100 passages of mixed length, times {ours}'s time | {' | '.join(others)} |",
-        "|---" * (len(others) + 1) + "|",
-    ]
+    rows = [[f"100 passages of mixed length, times {ours}'s time", *others]]
     for model, workloads in benchmark["speed"].items():
         found = workloads[WORKLOAD]
-        cells = [f"{found[system]['median'] / found[ours]['median']:.1f}" for system in others]
-        lines.append(f"| [{model}](docs/numbers.md#{SPEED}) | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        multiples = [f"{found[system]['median'] / found[ours]['median']:.1f}" for system in others]
+        rows.append([link(SPEED, model), *multiples])
+    return "\n".join(markdown(rows))
+
+
+def link(name: str, shown: str = "") -> str:
+    """To a result's section in docs/numbers.md."""
+    return f"[{shown or name}](docs/numbers.md#{name})"
