@@ -92,8 +92,9 @@ def run(
     )  # fmt: skip
 
     say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}, base and result")
-    base = measure.checkpoint_run(workspace / "start", tests, exported.fp32, max_length)
-    measured = measure.measure(exported, trained, tests, {"base": base}, tier.limit_megabytes, measuring.parity_queries)
+    measured = measure.measure(
+        exported, trained, tests, {}, tier.limit_megabytes, measuring.parity_queries, base=workspace / "start"
+    )
     say(measure.table(measured))
 
     say(f"7/7 artifact: {config.output}")

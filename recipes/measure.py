@@ -28,6 +28,7 @@ from export.verify import (
     size_gate,
     start_gate,
 )
+from training.backbone import model_fingerprint
 from training.candidates import Candidates
 from training.data import InputError
 from training.metrics import evaluate, paired_bootstrap, run_from_scores, summarise
@@ -170,11 +171,12 @@ def measure(
     others: Mapping[str, Run],
     limit_megabytes: float,
     parity_queries: int,
+    base: Path | None = None,
 ) -> Measured:
     """Score the held-out candidates by PyTorch and by int8, some of them by fp32 ONNX too, and judge.
 
-    `others` are runs on the same candidates to be shown beside: the "teacher"; or a "base", which the student may not
-    be worse than. Without a training there is no start to compare with.
+    `others` are runs on the same candidates to be shown beside, as the "teacher". `base` is the checkpoint that the
+    student may not be worse than. Without a training there is no start to compare with.
     Both ONNX models run through the shipped runtime. fp32 scores about `parity_queries` of the queries, evenly spread.
     """
     some, requests, ranker = some_of(held, parity_queries), requests_of(held), Reranker(exported.int8)
@@ -185,6 +187,11 @@ def measure(
         "int8": runtime_logits(ranker, requests, "int8 ONNX"),
     }
     kept = set(some.candidates)
+    if base:
+        # A student that stayed as it was is not scored twice.
+        same = model_fingerprint(base) == model_fingerprint(exported.checkpoint)
+        scored = logits["student"] if same else torch_logits(load_checkpoint(base), encoded)
+        others = {**others, "base": as_run(held.candidates, scored)}
     again = [values for query, values in zip(answered(held), logits["student"], strict=True) if query in kept]
     runs: dict[str, Run] = {"first stage": first_stage_run(held.candidates), **others}
     runs |= {stage: as_run((some if stage == "fp32" else held).candidates, values) for stage, values in logits.items()}
@@ -224,12 +231,6 @@ def measure(
         "milliseconds for 100 passages": latency,
     }
     return Measured(metrics, gates, parity, latency, flat["int8"], grades)
-
-
-def checkpoint_run(checkpoint: Path, held: Held, folder: Path, max_length: int) -> Run:
-    """How a checkpoint orders the held-out candidates, by PyTorch; `folder` holds its tokenizer."""
-    encoded = encode_requests(folder, requests_of(held), max_length)
-    return as_run(held.candidates, torch_logits(load_checkpoint(checkpoint), encoded))
 
 
 def some_of(held: Held, limit: int) -> Held:
