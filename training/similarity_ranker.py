@@ -101,8 +101,8 @@ class SimilarityRanker(BertPreTrainedModel):
         padding = (1.0 - real)[:, None, None, :] * torch.finfo(real.dtype).min
         apart = token_type_ids[:, :, None] != token_type_ids[:, None, :]
         across = (apart & (position[:, None, :] != 0)).to(real.dtype)[:, None]
-        for gate, layer in zip(self.gate, self.bert.encoder.layer, strict=True):
-            state = layer(state, attention_mask=padding + across * gate[None, :, None, None])[0]
+        for number, layer in enumerate(self.bert.encoder.layer):
+            state = layer(state, attention_mask=padding + across * self.gate[number][None, :, None, None])[0]
         return state
 
 

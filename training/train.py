@@ -237,6 +237,7 @@ def make_trainer(
         weight_decay=0.01,
         seed=seed,
         use_cpu=on_processors(),
+        dataloader_pin_memory=torch.cuda.is_available(),  # elsewhere it only brings a warning
         batch_sampler=in_order,
         dataloader_drop_last=True,
         **{"report_to": "none"} | schedule,
