@@ -53,30 +53,30 @@ def program(system: str, model: Model, threads: int, query: str, passages: str) 
 def cold_starts(model: Model, threads: int, count: int) -> dict[str, dict[str, dict[str, float]]]:
     """System -> ms from the start of a process to its first result, and of its import alone; interleaved."""
 
-    def started(system: str) -> list[str]:
-        return [sys.executable, "-c", program(system, model, threads, QUERY, repr(PASSAGES))]
+    def started(system: str) -> str:
+        return program(system, model, threads, QUERY, repr(PASSAGES))
 
-    def imported(system: str) -> list[str]:
-        return [sys.executable, "-c", f"import {MODULES[system]}"]
+    def imported(system: str) -> str:
+        return f"import {MODULES[system]}"
 
-    parts: dict[str, Callable[[str], list[str]]] = {"first result ms": started, "import ms": imported}
+    parts: dict[str, Callable[[str], str]] = {"first result ms": started, "import ms": imported}
     times: dict[tuple[str, str], list[float]] = {}
     for turn in range(count + 1):
         # An interpreter that does nothing, to be taken off the imports.
-        bare = milliseconds([sys.executable, "-c", "pass"])
+        bare = milliseconds("")
         for system in SYSTEMS:
-            for part, command in parts.items():
-                taken = milliseconds(command(system)) - (bare if part == "import ms" else 0.0)
+            for part, code in parts.items():
+                taken = milliseconds(code(system)) - (bare if part == "import ms" else 0.0)
                 if turn:
                     times.setdefault((system, part), []).append(taken)
     return {system: {part: spread(times[system, part]) for part in parts} for system in SYSTEMS}
 
 
-def milliseconds(command: Sequence[str]) -> float:
-    """How long a process takes; RuntimeError when it fails."""
-    start = time.perf_counter()
-    finished(command)
-    return 1000 * (time.perf_counter() - start)
+def milliseconds(code: str) -> float:
+    """From the start of a Python process to the end of its code, before it exits; RuntimeError when it fails."""
+    start = time.time()  # a clock that two processes share
+    printed = finished([sys.executable, "-c", f"{code}\nimport time\nprint()\nprint(time.time())"])
+    return 1000 * (float(printed.splitlines()[-1]) - start)
 
 
 def finished(command: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The benchmark: every rival loads our folder unchanged and agrees with us; its arithmetic by hand."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from flashranker import Reranker
 
 from recipes import benchmark
 from recipes.rivals import SYSTEMS, Model, Worker
-from recipes.starts import spread
+from recipes.starts import milliseconds, spread
 from training.data import RankingData
 
 QUERY = "python sort list"
@@ -61,6 +62,16 @@ def test_ratios_and_agreement_by_hand() -> None:
     assert benchmark.agreement(ours, 1 / (1 + np.exp(-ours))) == 1.0
     assert benchmark.agreement(ours, -ours) == -1.0
     assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "low": 1.0, "high": 3.0}
+
+
+def test_a_start_ends_with_the_first_result_and_not_with_the_process() -> None:
+    began = time.monotonic()
+    taken = milliseconds(
+        "import atexit, time; atexit.register(time.sleep, 1); time.sleep(0.2); print('no line', end='')"
+    )
+    assert 200 <= taken <= 1000 * (time.monotonic() - began) - 1000
+    with pytest.raises(RuntimeError, match="no such thing"):
+        milliseconds("raise ValueError('no such thing')")
 
 
 def test_the_processors_instructions_by_hand(tmp_path: Path) -> None:
