@@ -38,7 +38,7 @@ def gains(made: Mapping[str, Any]) -> str:
     for name, one in made.items():
         lineage, metrics = one["lineage"], one["metrics"]
         gates = {gate["name"]: gate for gate in one["gates"]}
-        measured_on = lineage.get("measured on", {}).get("name", "-")  # the oldest records do not say
+        measured_on = lineage["measured on"]["name"]
         rows.append([
             link(name),
             lineage["data"]["name"] if "data" in lineage else "-",
