@@ -187,13 +187,13 @@ def measure(
         "int8": runtime_logits(ranker, requests, "int8 ONNX"),
     }
     kept = set(some.candidates)
+    again = [values for query, values in zip(answered(held), logits["student"], strict=True) if query in kept]
+    runs: dict[str, Run] = {"first stage": first_stage_run(held.candidates), **others}
     if base:
         # A student that stayed as it was is not scored twice.
         same = model_fingerprint(base) == model_fingerprint(exported.checkpoint)
         scored = logits["student"] if same else torch_logits(load_checkpoint(base), encoded)
-        others = {**others, "base": as_run(held.candidates, scored)}
-    again = [values for query, values in zip(answered(held), logits["student"], strict=True) if query in kept]
-    runs: dict[str, Run] = {"first stage": first_stage_run(held.candidates), **others}
+        runs["base"] = as_run(held.candidates, scored)
     runs |= {stage: as_run((some if stage == "fp32" else held).candidates, values) for stage, values in logits.items()}
     judgments = held.data.judgments
     metrics = {stage: summarise(run, {query: judgments[query] for query in run}) for stage, run in runs.items()}
