@@ -22,7 +22,6 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from filelock import FileLock, Timeout
 from flashranker.artifact import hash_file, read_manifest
 from flashranker.reranker import LONG
 from flashranker.threads import available_threads
@@ -32,6 +31,7 @@ from export.artifact import write_json
 from recipes.bulk_engines import Each, check_engine, open_engine
 from recipes.bulk_rank import RANKED, RankBatch, manifest_hash, open_ranker, rank_in_pandas
 from recipes.bulk_shards import PIECES, Job, Piece, check_shards, cut, find_files
+from recipes.claim import claimed
 from recipes.command import launch, plain, say, setting
 from training.data import InputError
 
@@ -74,7 +74,7 @@ def run(config: BulkConfig, given: Path, output: Path, command: str) -> None:
         raise InputError(f"{given} has no rows, expected some: check the path")
     plan = describe(config, files, rows, threads) | {"columns": columns.names}
     output.mkdir(parents=True, exist_ok=True)
-    with claimed(output):
+    with alone(output):
         job = settle(config, plan, pieces, output, threads)
         missing, done = job.missing("shard"), []
         say(f"    {rows:,} rows, {job.shards:,} shards, {len(missing):,} of them missing")
@@ -122,21 +122,14 @@ def describe(config: BulkConfig, files: Sequence[Path], rows: int, threads: int)
 
 
 @contextmanager
-def claimed(output: Path) -> Iterator[None]:
+def alone(output: Path) -> Iterator[None]:
     """Hold the folder against other runs. Raises InputError where one is at work, or what lies there is no run's."""
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"another process fills {output}: wait for it, or choose another folder") from None
-    try:
+    with claimed(output / ".lock", f"another process fills {output}: wait for it, or choose another folder"):
         if not (output / PLAN).is_file() and any(path.name[0] != "." for path in output.iterdir()):
             raise InputError(f"{output} holds other files, expected a run's folder or an empty one: choose another")
         for stale in output.rglob(".*.tmp"):  # left by a killed run: the lock is ours
             stale.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()
 
 
 def settle(config: BulkConfig, plan: Mapping[str, Any], pieces: tuple[Piece, ...], output: Path, threads: int) -> Job:

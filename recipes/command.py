@@ -2,10 +2,12 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, field, fields
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TextIO
 
 import flashranker
@@ -41,6 +43,19 @@ def plain(*configs: Any) -> dict[str, Any]:
     }
 
 
+def make_folder(folder: Path, option: str) -> None:
+    """Make the folder that an option leads to, before work is done for it.
+
+    Raises InputError where nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{option}: {folder} can't be written ({error.strerror}): choose another folder") from None
+
+
 def launch(
     recipe: str,
     explanation: str | None,
@@ -54,7 +69,8 @@ def launch(
     """Call `run` with a dataclass of each kind, the positional arguments and the command; return the exit status.
 
     0 when it went through, 1 when a gate or the export refused the result, 2 for bad input (argparse exits with 2 too)
-    or a disk that is full or out of reach. `positional`: name -> what argparse's `add_argument` takes.
+    or a disk that is full or out of reach, 130 when the user interrupted it. `positional`: name -> what argparse's
+    `add_argument` takes.
     """
     name = f"python -m recipes.{recipe}"
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -90,4 +106,8 @@ def launch(
     except (GateError, ExportError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        kept = any(field.name == "cache" for kind in kinds for field in fields(kind))
+        print("interrupted" + "; the same command goes on from what is in --cache" * kept, file=sys.stderr)
+        return 128 + signal.SIGINT  # as shells report it
     return 0

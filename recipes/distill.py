@@ -48,9 +48,9 @@ def run(
     began, tier = time.monotonic(), TIERS[student.tier]
     output = config.output or Path("artifacts") / student.tier
     max_length = measuring.max_length or tier.max_length
+    check(measuring, tier, output, student.base, training, student.teacher)
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
-    check(measuring, tier, output, student.base, training)
     stage = first_stage_of(search, measuring.cache)
 
     say(f"1/7 data: {', '.join(student.data)}")
@@ -64,38 +64,37 @@ def run(
 
     say(f"3/7 student: {student.tier} from {student.base}")
     settings = plain(student, config, measuring, training, search)
-    workspace, start = stages.begin(settings, measuring, training, tier, data, dev, examples)
+    with stages.begin(settings, measuring, training, tier, data, dev, examples, output) as (workspace, start):
+        say(f"4/7 training in {training.precision}")
+        trained = stages.learn(
+            training, tier, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage
+        )
+        if not is_first():
+            return  # one process is enough from here on
 
-    say(f"4/7 training in {training.precision}")
-    trained = stages.learn(
-        training, tier, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage
-    )
-    if not is_first():
-        return  # one process is enough from here on
+        say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
+        exported = measure.export(
+            trained.checkpoint, output, workspace, dev,
+            tier=student.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
+            target_tau=measuring.int8_tau, profile=measuring.profile,
+        )  # fmt: skip
 
-    say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
-    exported = measure.export(
-        trained.checkpoint, output, workspace, dev,
-        tier=student.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
-        target_tau=measuring.int8_tau, profile=measuring.profile,
-    )  # fmt: skip
+        say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
+        measured = measure.measure(exported, trained, tests, taught, tier.limit_megabytes, measuring.parity_queries)
+        say(measure.table(measured))
 
-    say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
-    measured = measure.measure(exported, trained, tests, taught, tier.limit_megabytes, measuring.parity_queries)
-    say(measure.table(measured))
-
-    say(f"7/7 artifact: {output}")
-    lineage = trace(
-        data, examples, dev if measuring.dev else None, tests, stage, trained,
-        base=student.base, start=start, teacher=student.teacher,
-        languages=measuring.languages, precision=training.precision, began=began,
-    )  # fmt: skip
-    finish(
-        exported, measured, trained, output,
-        summary=f"A {student.tier} reranker distilled from {student.teacher}.",
-        lineage=lineage, settings=settings, seed=measuring.seed, command=command,
-        allow_worse=training.gate == "report",
-    )  # fmt: skip
+        say(f"7/7 artifact: {output}")
+        lineage = trace(
+            data, examples, dev if measuring.dev else None, tests, stage, trained,
+            base=student.base, start=start, teacher=student.teacher,
+            languages=measuring.languages, precision=training.precision, began=began,
+        )  # fmt: skip
+        finish(
+            exported, measured, trained, output,
+            summary=f"A {student.tier} reranker distilled from {student.teacher}.",
+            lineage=lineage, settings=settings, seed=measuring.seed, command=command,
+            allow_worse=training.gate == "report",
+        )  # fmt: skip
 
 
 def teacher_runs(teacher: str, tests: Held, cache: Path, teacher_length: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -20,7 +20,7 @@ import torch
 from flashranker.artifact import SHORTEST_LENGTH
 
 from export.artifact import write_json
-from recipes.command import launch, plain, say, setting
+from recipes.command import launch, make_folder, plain, say, setting
 from recipes.comparison import compare, zero_shot
 from recipes.evaluate_report import text_report, write_evaluation
 from recipes.rankers import (
@@ -96,9 +96,9 @@ class Task:
 
 def run(config: EvaluateConfig, search: SearchConfig, given: Sequence[str], command: str) -> None:
     """The story of one evaluation. Raises InputError or FlashRankerError."""
+    check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    check(config)
     stage = first_stage_of(search, config.cache)
     say(f"1/5 models: {', '.join(given)}")
     found = find_models(given)
@@ -106,7 +106,6 @@ def run(config: EvaluateConfig, search: SearchConfig, given: Sequence[str], comm
     say(f"2/5 data: {', '.join(config.data)}")
     tasks = [make_task(one, config, stage, found) for one in config.data]
     check_names("DATA", [task.name for task in tasks])
-    (config.output / "runs").mkdir(parents=True, exist_ok=True)
 
     say(f"3/5 scores: {sum(task.about['pairs'] for task in tasks):,} pairs a model")
     sets = {task.name: task.held for task in tasks}
@@ -155,6 +154,7 @@ def check(config: EvaluateConfig) -> None:
         if getattr(config, name) < least:
             raise InputError(f"--{name} is {getattr(config, name)}: expected {least} or more")
     parse_measures(config.measures)
+    make_folder(config.output / "runs", f"--output {config.output}")
 
 
 def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Sequence[Found]) -> Task:

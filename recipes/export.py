@@ -11,17 +11,18 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer
 
-from export.one_logit import check_architecture, least_bytes, load_one_logit
-from export.to_onnx import ExportError
+from export.one_logit import check_architecture, load_one_logit
 from recipes import measure
+from recipes.claim import claimed_run
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
 from recipes.hold_out import hold_out
 from recipes.lineage import described, held_out_data, spent
 from recipes.settings import MeasuringConfig, SearchConfig, check, first_stage_of
-from training.backbone import checkpoint_of, model_fingerprint, resolve_model
+from recipes.stages import check_size
+from training.backbone import CHECKPOINT_SUFFIX, checkpoint_of, model_fingerprint, resolve_model
 from training.data import InputError
 from training.load import load_source
 from training.student import save_checkpoint
@@ -47,13 +48,13 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
     """The story of one export. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
     folder = resolve_model(model)
-    output = config.output or Path("artifacts") / (Path(model).name or folder.name)
+    output = config.output or Path("artifacts") / (Path(model).name or folder.name).removesuffix(CHECKPOINT_SUFFIX)
     max_length = measuring.max_length or tier.max_length
-    if measuring.threads:
-        torch.set_num_threads(measuring.threads)
     if folder.resolve() == checkpoint_of(output).resolve():
         raise InputError(f"{output} is what would be exported, and replaced by less: choose another --output")
     check(measuring, tier, output, model)
+    if measuring.threads:
+        torch.set_num_threads(measuring.threads)
     stage = first_stage_of(search, measuring.cache)
 
     say(f"1/5 model: {model}")
@@ -70,44 +71,33 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
     say("3/5 export: fp32 ONNX, int8 ONNX, calibration")
     name = sha256(f"{model_fingerprint(folder)} {max_length} {config.data}".encode()).hexdigest()[:12]
     workspace = measuring.cache / "exports" / name
-    workspace.mkdir(parents=True, exist_ok=True)
-    checkpoint = workspace / "checkpoint"
-    save_checkpoint(network, AutoTokenizer.from_pretrained(folder), checkpoint)
-    exported = measure.export(
-        checkpoint, output, workspace, dev,
-        tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes, target_tau=measuring.int8_tau,
-        profile=measuring.profile,
-    )  # fmt: skip
+    with claimed_run(measuring.cache, workspace, output):
+        checkpoint = workspace / "checkpoint"
+        save_checkpoint(network, AutoTokenizer.from_pretrained(folder), checkpoint)
+        exported = measure.export(
+            checkpoint, output, workspace, dev,
+            tier=config.tier, max_length=max_length, limit_megabytes=tier.limit_megabytes,
+            target_tau=measuring.int8_tau, profile=measuring.profile,
+        )  # fmt: skip
 
-    say(f"4/5 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
-    measured = measure.measure(exported, None, tests, {}, tier.limit_megabytes, measuring.parity_queries)
-    say(measure.table(measured))
+        say(f"4/5 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}")
+        measured = measure.measure(exported, None, tests, {}, tier.limit_megabytes, measuring.parity_queries)
+        say(measure.table(measured))
 
-    say(f"5/5 artifact: {output}")
-    finish(
-        exported, measured, None, output,
-        summary=f"{model} as it is, in int8.",
-        lineage={
-            "base": described(model, "as it is"),
-            "measured on": held_out_data(tests, stage),
-            "languages": measuring.languages or ["en"],
-            "run": spent(began),
-        } | ({"chosen on": held_out_data(dev, stage)} if measuring.dev else {}),
-        settings=plain(config, measuring, search), seed=measuring.seed, command=command,
-        allow_worse=config.gate == "report",
-        notices=[f"Not trained here: int8 and the probabilities were fitted to {dev.data.name}."],
-    )  # fmt: skip
-
-
-def check_size(kind: PretrainedConfig, model: str, tier: str) -> None:
-    """Raises ExportError for a model that no int8 can bring to the tier's size, naming the tiers that have room."""
-    least, room = least_bytes(kind) / 1e6, TIERS[tier].limit_megabytes
-    if least > room:
-        larger = [f"--tier {name}" for name, other in TIERS.items() if least <= other.limit_megabytes]
-        remedy = (
-            f"choose {' or '.join(larger)}" if larger else "distil a smaller one from it, recipes.distill --teacher"
-        )
-        raise ExportError(f"{model} takes {least:.0f} MB or more in int8, and --tier {tier} has {room:.0f}: {remedy}")
+        say(f"5/5 artifact: {output}")
+        finish(
+            exported, measured, None, output,
+            summary=f"{model} as it is, in int8.",
+            lineage={
+                "base": described(model, "as it is"),
+                "measured on": held_out_data(tests, stage),
+                "languages": measuring.languages or ["en"],
+                "run": spent(began),
+            } | ({"chosen on": held_out_data(dev, stage)} if measuring.dev else {}),
+            settings=plain(config, measuring, search), seed=measuring.seed, command=command,
+            allow_worse=config.gate == "report",
+            notices=[f"Not trained here: int8 and the probabilities were fitted to {dev.data.name}."],
+        )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -61,9 +61,9 @@ def run(
     training, began = stages.decided(training), time.monotonic()
     name, max_length = as_the_base(config, measuring.max_length)
     config, tier = replace(config, tier=name), TIERS[name]
+    check(measuring, tier, config.output, config.base, training, config.teacher)
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
-    check(measuring, tier, config.output, config.base, training)
     stage = first_stage_of(search, measuring.cache)
 
     say(f"1/7 data: {config.documents or ', '.join(config.data or [])}")
@@ -75,40 +75,39 @@ def run(
 
     say(f"3/7 base: {config.base}")
     settings = plain(config, measuring, training, search)
-    workspace, start = stages.begin(settings, measuring, training, tier, data, dev, examples)
+    with stages.begin(settings, measuring, training, tier, data, dev, examples, config.output) as (workspace, start):
+        say(f"4/7 training in {training.precision}")
+        trained = stages.learn(
+            training, tier, data, dev, examples, workspace, config.base, config.teacher, measuring.seed, stage
+        )
+        if not is_first():
+            return  # one process is enough from here on
 
-    say(f"4/7 training in {training.precision}")
-    trained = stages.learn(
-        training, tier, data, dev, examples, workspace, config.base, config.teacher, measuring.seed, stage
-    )
-    if not is_first():
-        return  # one process is enough from here on
+        say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
+        exported = measure.export(
+            trained.checkpoint, config.output, workspace, dev,
+            tier=name, max_length=max_length, limit_megabytes=tier.limit_megabytes,
+            target_tau=measuring.int8_tau, profile=measuring.profile,
+        )  # fmt: skip
 
-    say("5/7 export: fp32 ONNX, int8 ONNX, calibration")
-    exported = measure.export(
-        trained.checkpoint, config.output, workspace, dev,
-        tier=name, max_length=max_length, limit_megabytes=tier.limit_megabytes,
-        target_tau=measuring.int8_tau, profile=measuring.profile,
-    )  # fmt: skip
+        say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}, base and result")
+        measured = measure.measure(
+            exported, trained, tests, {}, tier.limit_megabytes, measuring.parity_queries, base=workspace / "start"
+        )
+        say(measure.table(measured))
 
-    say(f"6/7 measuring: {len(tests.candidates)} held-out queries of {tests.data.name}, base and result")
-    measured = measure.measure(
-        exported, trained, tests, {}, tier.limit_megabytes, measuring.parity_queries, base=workspace / "start"
-    )
-    say(measure.table(measured))
-
-    say(f"7/7 artifact: {config.output}")
-    lineage = trace(
-        data, examples, dev if measuring.dev else None, tests, stage, trained,
-        base=config.base, start=start, teacher=config.teacher,
-        languages=measuring.languages, precision=training.precision, began=began,
-    )  # fmt: skip
-    finish(
-        exported, measured, trained, config.output,
-        summary=f"A {name} reranker fine-tuned from {config.base} on {data.name}.",
-        lineage=lineage, settings=settings, seed=measuring.seed, command=command,
-        allow_worse=training.gate == "report", notices=notices_of(config, measuring),
-    )  # fmt: skip
+        say(f"7/7 artifact: {config.output}")
+        lineage = trace(
+            data, examples, dev if measuring.dev else None, tests, stage, trained,
+            base=config.base, start=start, teacher=config.teacher,
+            languages=measuring.languages, precision=training.precision, began=began,
+        )  # fmt: skip
+        finish(
+            exported, measured, trained, config.output,
+            summary=f"A {name} reranker fine-tuned from {config.base} on {data.name}.",
+            lineage=lineage, settings=settings, seed=measuring.seed, command=command,
+            allow_worse=training.gate == "report", notices=notices_of(config, measuring),
+        )  # fmt: skip
 
 
 def notices_of(config: FinetuneConfig, measuring: MeasuringConfig) -> list[str]:

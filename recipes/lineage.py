@@ -11,7 +11,7 @@ from flashranker.artifact import MANIFEST_NAME, Manifest, read_manifest
 
 from export.licence import strictest
 from training import beir
-from training.backbone import BUILTIN, BUILTIN_HUB_ID, user_path
+from training.backbone import BUILTIN, BUILTIN_HUB_ID, CHECKPOINT_SUFFIX, user_path
 from training.candidates import FirstStage, name_first_stage
 from training.data import RankingData
 from training.prepare import Examples, Held
@@ -114,7 +114,7 @@ def licence(model: str) -> str:
 def made_as(model: str) -> Manifest | None:
     """The manifest of an artifact, or of that which a NAME.checkpoint was exported to; None of other models."""
     folder = user_path(model)
-    for one in (folder, folder.with_suffix("") if folder.suffix == ".checkpoint" else folder):
+    for one in (folder, folder.with_suffix("") if folder.suffix == CHECKPOINT_SUFFIX else folder):
         if (one / MANIFEST_NAME).is_file():
             return read_manifest(one)
     return None

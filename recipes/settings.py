@@ -9,14 +9,14 @@ from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH, replaceable
 from flashranker.processor import PORTABLE, PROFILES
 
 from export.artifact import positions_in
-from recipes.command import setting
+from recipes.command import make_folder, setting
 from training.backbone import BUILTIN, checkpoint_of, resolve_model
 from training.candidates import FirstStage
 from training.data import InputError
 from training.precision import PRECISIONS
 from training.prepare import POOL, is_projected
 from training.student import SCRATCH, check_head, check_layers, layers_of
-from training.teacher import open_bi_encoder
+from training.teacher import OWN_SCORES, open_bi_encoder, open_teacher
 from training.tiers import TIERS, Tier
 from training.vocabulary import scripts_of
 
@@ -199,8 +199,15 @@ LARGEST_TEST_SHARE = 0.8  # dev takes a tenth, and something must be left to lea
 ABOVE_ZERO = ("imitation_rate", "apart_rate", "learning_rate", "temperature")
 
 
-def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training: TrainingConfig | None = None) -> None:
-    """Raises InputError for a setting that makes no sense, a missing base, or an output that is no artifact."""
+def check(
+    config: MeasuringConfig,
+    tier: Tier,
+    output: Path,
+    base: str,
+    training: TrainingConfig | None = None,
+    teacher: str | None = None,
+) -> None:
+    """Raises InputError for a setting that makes no sense, a base or teacher that is missing, or an unusable output."""
     for name, value in (asdict(config) | (asdict(training) if training else {})).items():
         least = LEAST.get(name)
         if value is not None and least is not None and not value >= least:
@@ -228,6 +235,8 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
         raise InputError("--texts are imitated, which only nano from the built-in backbone does: leave them out")
     if base == SCRATCH and training and (training.layers or training.trim_vocabulary):
         raise InputError(f"--base {base} has a size and words of its own: leave out --layers and --trim_vocabulary")
+    if training and teacher and teacher != OWN_SCORES:
+        open_teacher(teacher, training.teacher_length)
     if base != SCRATCH:
         folder = resolve_model(base)
         if training:
@@ -241,6 +250,7 @@ def check(config: MeasuringConfig, tier: Tier, output: Path, base: str, training
         for name, length in lengths.items():
             if length and positions and length > positions:
                 raise InputError(f"--{name} is {length}: the base has {positions} positions, pass --{name} {positions}")
+    make_folder(output.parent, f"--output {output}")
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")
     if (kept := checkpoint_of(output)).exists() and not (output / MANIFEST_NAME).is_file():

@@ -1,13 +1,20 @@
 """What distilling and fine-tuning share: a workspace, the stages of training."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig, PretrainedConfig
+
 import training
+from export.one_logit import least_bytes
+from export.to_onnx import ExportError
+from recipes.claim import claimed_run
 from recipes.command import say
 from recipes.hold_out import fingerprint_of_held
 from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
@@ -28,7 +35,7 @@ from training.prepare import (
 )
 from training.processes import process_count
 from training.student import SCRATCH, reads_apart
-from training.tiers import Tier
+from training.tiers import TIERS, Tier
 from training.train import TrainingResult, joined, train
 
 
@@ -80,6 +87,7 @@ def make_taught(
     )  # fmt: skip
 
 
+@contextmanager
 def begin(
     settings: dict[str, Any],
     measuring: MeasuringConfig,
@@ -88,15 +96,33 @@ def begin(
     data: RankingData,
     dev: Held,
     examples: Examples,
-) -> tuple[Path, str]:
-    """The run's folder with the untrained student, and a sentence on how it was made; see `make_workspace`."""
+    output: Path | None = None,
+) -> Iterator[tuple[Path, str]]:
+    """The run's folder with the untrained student, and a sentence on how it was made; see `make_workspace`.
+
+    Until the end no other run may take that folder, or make the artifact `output`. Raises InputError where one does,
+    ExportError for a student that no int8 can bring to the tier's size.
+    """
     workspace = make_workspace(settings, measuring.cache, data, dev, examples)
-    start = make_start(
-        settings["base"], tier, examples.texts, workspace / "start", measuring.seed, training.layers,
-        kept_languages(measuring, training),
-    )  # fmt: skip
-    say(f"    {start}")
-    return workspace, start
+    with claimed_run(measuring.cache, workspace, output):
+        start = make_start(
+            settings["base"], tier, examples.texts, workspace / "start", measuring.seed, training.layers,
+            kept_languages(measuring, training),
+        )  # fmt: skip
+        say(f"    {start}")
+        check_size(AutoConfig.from_pretrained(workspace / "start"), settings["base"], settings["tier"])
+        yield workspace, start
+
+
+def check_size(kind: PretrainedConfig, model: str, tier: str) -> None:
+    """Raises ExportError for a model that no int8 can bring to the tier's size, naming the tiers that have room."""
+    least, room = least_bytes(kind) / 1e6, TIERS[tier].limit_megabytes
+    if least > room:
+        larger = [f"--tier {name}" for name, other in TIERS.items() if least <= other.limit_megabytes]
+        remedy = (
+            f"choose {' or '.join(larger)}" if larger else "distil a smaller one from it, recipes.distill --teacher"
+        )
+        raise ExportError(f"{model} takes {least:.0f} MB or more in int8, and --tier {tier} has {room:.0f}: {remedy}")
 
 
 def learn(

@@ -50,13 +50,13 @@ def run(
 ) -> None:
     """The story of one sweep. Raises InputError."""
     tier = TIERS[student.tier]
-    if measuring.threads:
-        torch.set_num_threads(measuring.threads)
     if not 0 < config.share <= 1:
         raise InputError(f"--share is {config.share}: expected above 0 to 1")
     tries = grid(config.attempts or [])
     for one in tries:
-        check(measuring, tier, config.output / "artifact", student.base, replace(training, **one))
+        check(measuring, tier, config.output / "artifact", student.base, replace(training, **one), student.teacher)
+    if measuring.threads:
+        torch.set_num_threads(measuring.threads)
     stage = first_stage_of(search, measuring.cache)
 
     training = stages.decided(training)
@@ -75,10 +75,10 @@ def run(
         examples = stages.make_taught(student.teacher, measuring, chosen, part, data, stage)
         # The queries of each stage are the part's, and no settings any more.
         settings = plain(student, measuring, chosen, search) | {"share": config.share, "part": asdict(part)}
-        workspace, _ = stages.begin(settings, measuring, chosen, part, data, dev, examples)
-        trained = stages.learn(
-            chosen, part, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage
-        )
+        with stages.begin(settings, measuring, chosen, part, data, dev, examples) as (workspace, _):
+            trained = stages.learn(
+                chosen, part, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage
+            )
         values = dev_values(trained.checkpoint, dev, chosen.train_length or part.train_length)
         rows.append({"settings": one, "seconds": round(time.monotonic() - began, 1), "by query": values})
 

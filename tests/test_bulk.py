@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from recipes import bulk, bulk_shards
 from recipes.bulk_rank import pair_keys, rank_pairs
 from recipes.bulk_shards import shard_of
+from recipes.claim import claimed
 
 ROOT = Path(__file__).parent.parent
 Expected = dict[tuple[str, str], tuple[float, float, bool]]
@@ -193,7 +194,7 @@ def test_what_another_run_began_is_refused(
     assert "a run with max_length 64, this one has 32" in refusal(
         capsys, pairs, scored, "--model", tiny_artifact, "--max_length", 32
     )
-    with bulk.FileLock(scored / ".lock"):
+    with claimed(scored / ".lock", "held by a test"):
         assert "another process fills" in refusal(capsys, pairs, scored, "--model", tiny_artifact)
     assert {path.name: path.read_bytes() for path in scored.glob("shard-*")} == before
     assert run(pairs, scored, tiny_artifact) == 0  # the number of shards is the plan's

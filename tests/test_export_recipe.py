@@ -76,6 +76,7 @@ def test_refusals_are_one_line(tmp_path: Path, tiny_artifact: Path, capsys: pyte
         (three, {}, 1, "refused: " + str(three) + " has 3 labels"),
         (tmp_path / "none", {}, 2, "does not exist"),
         (three, {"depth": 1}, 2, "--depth is 1"),
+        (three, {"threads": -1}, 2, "--threads is -1: expected 0 or more"),
         ("owner/name", {}, 2, "neither a folder nor in the hub's cache"),
         (three, {"output": kept.with_suffix("")}, 2, "would put its PyTorch weights into"),
         (artifact, {"output": artifact}, 2, "is what would be exported, and replaced by less"),

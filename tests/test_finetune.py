@@ -121,6 +121,8 @@ def test_the_gates_of_a_base_by_hand() -> None:
             "model folder '~nobody-of-that-name/m' does not exist",
         ),
         (["--data", "pydocs", "--test_share", "0.9"], "--test_share is 0.9: expected above 0 to 0.8"),
+        (["--data", "pydocs", "--threads", "-1"], "--threads is -1: expected 0 or more"),
+        (["--data", "pydocs", "--teacher", "no/such"], "model 'no/such' is neither a folder nor in"),
         (["--data", "pydocs", "--temperature", "0"], "--temperature is 0.0: expected more than 0"),
     ],
 )

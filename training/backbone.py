@@ -17,6 +17,7 @@ BUILTIN = "builtin"
 BUILTIN_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CONNECT_SECONDS = 3
+CHECKPOINT_SUFFIX = ".checkpoint"
 MANIFEST = "flashranker.json"  # what an artifact folder has; the runtime's own name for it is behind the export
 # The grammar of hub ids: `name` or `owner/name`; everything else can only have been meant as a path.
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
@@ -65,7 +66,7 @@ def checked_backbone(folder: Path, remedy: str) -> Path:
 def checkpoint_of(artifact: Path) -> Path:
     """Where the PyTorch weights lie that an artifact was made of: beside it, in NAME.checkpoint."""
     artifact = artifact.absolute()
-    return artifact.with_name(f"{artifact.name}.checkpoint")
+    return artifact.with_name(artifact.name + CHECKPOINT_SUFFIX)
 
 
 def user_path(given: str | Path) -> Path:
