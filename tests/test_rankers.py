@@ -89,6 +89,7 @@ def test_scores_are_kept_and_tokens_bounded(
         (["{run}", "--measures", "nDGC@10"], "unknown measure 'nDGC@10'"),
         (["~nobody-of-this-name/model"], "model folder '~nobody-of-this-name/model' does not exist"),
         (["{run}", "--depth", "-1"], "--depth is -1: expected 0 or more"),
+        (["{run}", "--threads", "-1"], "--threads is -1: expected 0 or more"),
         (["{run}", "--relevant-grade", "0"], "--relevant_grade is 0: expected 1 or more"),
         (["{other}"], "other.run:1: query 'unknown' is in none of the data"),
         (["{run}", "--data", "{none}", "--split", "dev"], "no query of split 'dev' has a judgment above 0"),

@@ -22,10 +22,11 @@ def test_passages_of_a_query_come_best_first(
     tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     file = tmp_path / "passages.jsonl"
-    # A JSON string, an object, plain text, and plain text that happens to be JSON.
-    lines = [json.dumps(PASSAGES[0]), json.dumps({"text": PASSAGES[1], "id": 7}), PASSAGES[2], "", "42"]
+    # A JSON string, an object, plain text, and plain text that happens to be JSON or to begin like it.
+    plain = ["42", "[1]", "[1] time", "{ time }", "{% if time %}"]
+    lines = [json.dumps(PASSAGES[0]), json.dumps({"text": PASSAGES[1], "id": 7}), PASSAGES[2], "", *plain]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    given = [PASSAGES[0], {"text": PASSAGES[1], "id": 7}, PASSAGES[2], "42"]
+    given = [PASSAGES[0], {"text": PASSAGES[1], "id": 7}, PASSAGES[2], *plain]
     hits = Reranker(tiny_artifact).rerank("time", given)
     options = ["rerank", str(tiny_artifact), str(file), "--query", "time"]
     assert main(options) == 0
@@ -190,6 +191,10 @@ def test_bench_times_three_lengths(tiny_artifact: Path, capsys: pytest.CaptureFi
     ("options", "content", "named"),
     [
         (["--query", "time"], b'{"body": "bread"}\n', "passages.jsonl:1: the object has no string"),
+        (["--query", "time"], b'{"id": 1, "text": "bre\n', "passages.jsonl:1: begins as JSON and is none ("),
+        (["--query", "time"], b'bread\n["bread",\n"water"]\n', "passages.jsonl:2: begins as JSON and is none ("),
+        (["--query", "time"], b'[\n{"text": "bread"}\n]\n', "passages.jsonl:1: begins as JSON and is none ("),
+        (["--query", "time"], b'[{"text": "bread"}]\n', "passages.jsonl:1: a JSON array, expected one passage a line"),
         (["--query", "time"], b"bread\n\xff\n", "passages.jsonl:2: byte 0 is not UTF-8"),
         (["--query", " "], b"bread\n", "the query is empty"),
         (["--query", "time", "--top-n", "0"], b"bread\n", "top_n is 0"),
@@ -238,6 +243,19 @@ def test_bench_times_passages_that_it_has_not_read_before(tiny_artifact: Path, m
     monkeypatch.setattr(Reranker, "score", lambda self, query, texts: read.extend(texts))
     assert main(["bench", str(tiny_artifact), "--passages", "3"]) == 0
     assert len(read) == len(set(read)) == 3 * 3 * 6  # three lengths, five turns and a warm-up
+
+
+def test_a_table_or_no_file_at_all_is_named(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "passages.CSV").write_text("id,text\n1,bread\n", encoding="utf-8")
+    for name, said in (
+        ("passages.CSV", "is a table, expected a JSON object, a JSON string or a plain text a line"),
+        ("none.jsonl", "No such file or directory, expected a file: correct the path"),
+        (".", "Is a directory, expected a file: correct the path"),
+    ):
+        assert main(["rerank", str(tiny_artifact), str(tmp_path / name), "--query", "time"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {tmp_path / name}")
+        assert said in error
 
 
 def test_bench_of_no_passages_is_refused(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:

@@ -33,6 +33,7 @@ from flashranker.server.options import add_options
 # Words for `bench`; how fast a model reads new passages depends little on what they say, only on how much.
 SENTENCE = "The function returns a new list with all items of the given iterable in ascending order of their keys. "
 TURNS = 5
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")  # whose rows would be ranked with their header, commas and ids
 KEEP = 25
 
 
@@ -52,7 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (FlashRankerError, OSError, UnicodeEncodeError) as error:
         if sys.stderr is not None:  # or it would go to standard output
-            print(f"error: {error}", file=sys.stderr)
+            told = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                told = f"{error.filename}: {error.strerror}, expected a file: correct the path"
+            print(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # as shells report it
@@ -180,6 +184,8 @@ def _open_row(arguments: argparse.Namespace, models: str) -> Reranker | Cascade:
 def _lines(file: str) -> Iterator[tuple[str, str]]:
     """(file and line number, text) of every line that is not blank."""
     name = "standard input" if file == "-" else file
+    if Path(file).suffix.lower() in TABLES:
+        raise InputError(f"{name} is a table, expected a JSON object, a JSON string or a plain text a line: convert it")
     if file == "-" and sys.stdin is None:
         raise InputError("standard input is closed, expected passages or requests there: name a FILE")
     with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
@@ -196,8 +202,14 @@ def _passage(where: str, line: str) -> Any:
     """A passage from a line: JSON where it is a string or an object with a text, else the line itself."""
     try:
         value = json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if line.startswith(('{"', '["', '[{"')) or line in ("{", "["):
+            raise InputError(
+                f"{where}: begins as JSON and is none ({error}): write each passage on a line of its own, whole"
+            ) from None
         return line
+    if isinstance(value, list) and any(isinstance(one, (str, dict)) for one in value):
+        raise InputError(f"{where}: a JSON array, expected one passage a line: write each object on a line of its own")
     if isinstance(value, dict) and not isinstance(value.get("text"), str):
         raise InputError(f'{where}: the object has no string under "text", expected one: add it')
     return value if isinstance(value, (str, dict)) else line

@@ -13,7 +13,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
         "--api-keys", metavar="FILE",
-        help=f"file of keys, one a line; clients send one as a bearer token (default: ${KEYS_VARIABLE}, with commas)",
+        help="file of keys of 16 characters or more, one a line; clients send one as a bearer token "
+        f"(default: ${KEYS_VARIABLE}, with commas)",
     )  # fmt: skip
     parser.add_argument("--concurrent", type=int, help="requests ranked at once (default: twice the threads)")
     parser.add_argument(
