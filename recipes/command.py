@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any, TextIO
 
 import flashranker
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import HfArgumentParser
 
 from export.artifact import GateError
@@ -79,8 +80,14 @@ def launch(
             print(f"error: the argument {argument!r} is not UTF-8: rename that file or folder", file=sys.stderr)
             return 2
     shapes: Any = kinds
+    # All options, as argparse lists them, would hide the error behind fifty lines.
+    taken = [str(settings.get("metavar", one)) for one, settings in (positional or {}).items() if one[0] != "-"]
     parser: Any = HfArgumentParser(
-        shapes, prog=name, usage=usage, description=explanation, formatter_class=HelpFormatter
+        shapes,
+        prog=name,
+        usage=usage or " ".join(["%(prog)s", *taken, "[--OPTION VALUE ...]"]),
+        description=explanation,
+        formatter_class=HelpFormatter,
     )
     for argument, settings in (positional or {}).items():
         parser.add_argument(argument, **settings)
@@ -92,7 +99,8 @@ def launch(
     if positional:
         configs += vars(configs.pop()).values()
     try:
-        run(*configs, f"{name} {shlex.join(arguments)}".strip())
+        with logging_redirect_tqdm():  # a warning goes above a progress bar and not into it
+            run(*configs, f"{name} {shlex.join(arguments)}".strip())
     except (InputError, flashranker.FlashRankerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -58,6 +58,8 @@ def run(
     config: FinetuneConfig, measuring: MeasuringConfig, training: TrainingConfig, search: SearchConfig, command: str
 ) -> None:
     """The story of one fine-tuning. Raises InputError, GateError or ExportError."""
+    if (config.data is None) == (config.documents is None):
+        raise InputError("expected either --data or --documents: name one folder to train on")
     training, began = stages.decided(training), time.monotonic()
     name, max_length = as_the_base(config, measuring.max_length)
     config, tier = replace(config, tier=name), TIERS[name]
@@ -126,9 +128,7 @@ def as_the_base(config: FinetuneConfig, max_length: int | None) -> tuple[str, in
 
 
 def load_data(config: FinetuneConfig, training: TrainingConfig, test_share: float) -> RankingData:
-    """The data of --data or --documents. Raises InputError for neither or both, and what the readers refuse."""
-    if (config.data is None) == (config.documents is None):
-        raise InputError("expected either --data or --documents: name one folder to train on")
+    """The data of --data or --documents. Raises InputError for what the readers refuse."""
     if config.documents is None:
         return load_sources(config.data, training.drop_leaks, training.keep_missing, test_share)
     data = finished(load_documents(config.documents), test_share=test_share)

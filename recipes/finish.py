@@ -86,11 +86,13 @@ def finish(
     except BaseException as error:
         shutil.rmtree(copied, ignore_errors=True)
         if isinstance(error, GateError):
-            raise GateError(f"{error}; pictures in {refused}") from None
+            remedy = "; train on more queries, or take another base or teacher; --gate report publishes it all the same"
+            raise GateError(f"{error}; pictures in {refused}{remedy if worse and not allow_worse else ''}") from None
         refused.unlink(missing_ok=True)
         raise
     shutil.rmtree(kept, ignore_errors=True)
     os.replace(copied, kept)
     os.replace(refused, report)
     size = read_manifest(output).files["onnx/model.onnx"].bytes
-    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {kept}")
+    beside = output.with_name(kept.name)
+    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {beside}")

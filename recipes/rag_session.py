@@ -22,7 +22,7 @@ Respond = Callable[[Sequence[Message]], str]  # prompt -> answer
 
 
 def read_questions() -> Iterator[str]:
-    """The lines of standard input; on a terminal with a prompt, until its end or an interrupt."""
+    """The lines of standard input that are not blank; on a terminal with a prompt, until its end or an interrupt."""
     while True:
         if sys.stdin.isatty():
             print("question: ", end="", file=sys.stderr, flush=True)
@@ -32,7 +32,8 @@ def read_questions() -> Iterator[str]:
             return
         if not line:
             return
-        yield line.decode("utf-8", "replace").strip()
+        if question := line.decode("utf-8", "replace").strip():
+            yield question
 
 
 def ask(question: str, retrieve: Retrieve, top_n: int, respond: Respond | None, as_json: bool) -> str:

@@ -126,6 +126,8 @@ def replace_line(name: str, number: int, line: str) -> Callable[[Path], None]:
         ),
         (replace_line("qrels.dev.tsv", 1, "q2\tp2\t1"), r"qrels.dev.tsv:1: the header is missing"),
         (replace_line("qrels.dev.tsv", 2, "q2 p2 1"), r"qrels.dev.tsv:2: expected 3 tab-separated .* got 1"),
+        (replace_line("qrels.dev.tsv", 2, "q2,p2,1"), r"got 1; put tabs between them, not commas or spaces"),
+        (replace_line("qrels.dev.tsv", 2, "p2\tq2\t1"), r":2: unknown query id 'p2'; .* put the query's id first"),
         (replace_line("qrels.dev.tsv", 2, "q2\tp2\t0.5"), r"qrels.dev.tsv:2: grade '0.5' is no integer"),
         (
             replace_line("qrels.dev.tsv", 2, "q9\tp2\t1"),

@@ -1,12 +1,15 @@
 """The command line of every recipe: what reaches `run`, and how each way to end becomes a line and a status."""
 
 import errno
+import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flashranker import ArtifactError
+from tqdm import tqdm
 
 from export.artifact import GateError
 from export.to_onnx import ExportError
@@ -65,11 +68,40 @@ def test_every_way_to_end_is_one_line_and_a_status(
     assert found.count("\n") == 1
 
 
+def test_a_warning_does_not_tear_a_progress_bar(capsys: pytest.CaptureFixture) -> None:
+    def run(*_: Any) -> None:
+        for _ in tqdm(range(2), file=sys.stderr, mininterval=0):
+            logging.getLogger("made").warning("something was cut")
+
+    assert launch("made", "Doc.", run, [OneConfig], []) == 0
+    lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
+    assert lines.count("something was cut") == 2
+
+
+def test_an_interrupt_is_a_line_that_says_what_goes_on(capsys: pytest.CaptureFixture) -> None:
+    @dataclass(frozen=True)
+    class CachedConfig:
+        """Settings."""
+
+        cache: Path = setting(Path("cache"), "folder")
+
+    def run(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert launch("made", "Doc.", run, [OneConfig], []) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert launch("made", "Doc.", run, [OneConfig, CachedConfig], []) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from what is in --cache\n"
+
+
 def test_an_unknown_option_is_named_and_nothing_runs(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:
         launch("made", "Doc.", lambda *_: pytest.fail("it ran"), [OneConfig], ["--cuont", "4"])
     assert ended.value.code == 2
-    assert "unrecognized arguments: --cuont 4" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines() == [
+        "usage: python -m recipes.made [--OPTION VALUE ...]",
+        "python -m recipes.made: error: unrecognized arguments: --cuont 4",
+    ]
 
 
 def test_help_keeps_examples_on_their_lines_and_gives_defaults(capsys: pytest.CaptureFixture) -> None:

@@ -33,7 +33,10 @@ def read_folder(folder: Path, keep_missing: bool = False) -> RankingData:
     for path, split in _qrels_files(folder):
         before = len(judgments)
         for where, query_id, passage_id, label in _read_table(path):
-            _require_known(where, "query", query_id, queries, "queries.jsonl")
+            swapped = (
+                "put the query's id first, if this is the passage's" if query_id in passages else "remove the line"
+            )
+            _require_known(where, "query", query_id, queries, "queries.jsonl", swapped)
             if not keep_missing:
                 _require_known(where, "passage", passage_id, passages, "corpus.jsonl", "load with keep_missing=True")
             grades = judgments.setdefault(query_id, {})
@@ -145,7 +148,8 @@ def _read_table(path: Path) -> Iterator[tuple[str, str, str, str]]:
     for number, (where, line) in enumerate(_read_lines(path)):
         columns = line.split("\t")
         if len(columns) != 3:
-            raise InputError(f"{where}: expected 3 tab-separated columns (query, passage, grade), got {len(columns)}")
+            found = f"{len(columns)}{'; put tabs between them, not commas or spaces' if len(columns) == 1 else ''}"
+            raise InputError(f"{where}: expected 3 tab-separated columns (query, passage, grade), got {found}")
         query_id, passage_id, label = (column.strip() for column in columns)
         if number > 0:
             yield where, query_id, passage_id, label

@@ -1,6 +1,7 @@
 """The training loop: sentence-transformers' trainer with our loss, our order of examples and our dev measure."""
 
 import json
+import logging
 import math
 import os
 import re
@@ -35,6 +36,8 @@ from training.processes import is_first, on_processors, process_count, wait_for_
 from training.progress import LOG, TrainingProgress
 from training.student import save_checkpoint
 
+# It would have checkpoints' cards show texts that are of no use there, and warns that it can't.
+logging.getLogger("sentence_transformers.base.model_card").setLevel(logging.ERROR)
 # A SimilarityRanker's gates and weights of dimensions and terms are of size 4 to 20: at the rate of ordinary weights,
 # which are of size 0.05, they would stand still.
 SCALARS = r"\.(gate|dimension_weight|term_weight|late_scale|exact_scale)$"

@@ -10,6 +10,7 @@ flashranker serve MODEL [NAME=MODEL ...]                          # over HTTP, w
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -118,8 +119,12 @@ def _info(arguments: argparse.Namespace) -> None:
 
 def _in_a_line(stated: Any) -> str:
     """A value of the manifest, which may hold any; of a measure its mean."""
+    if isinstance(stated, float):
+        return f"{stated:.4f}" if abs(stated) < 10 else f"{stated:.1f}"
+    if isinstance(stated, list):
+        return f"[{', '.join(map(_in_a_line, stated))}]"
     if not isinstance(stated, dict):
-        return f"{stated:.4f}" if isinstance(stated, float) else str(stated)
+        return str(stated)
     means = {name: value["mean"] if isinstance(value, dict) and "mean" in value else value
              for name, value in stated.items()}  # fmt: skip
     return ", ".join(f"{name} {_in_a_line(value)}" for name, value in means.items())
@@ -135,6 +140,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 def _bench(arguments: argparse.Namespace) -> None:
     count = check_count(arguments.passages, "--passages", 1)
+    logging.getLogger("flashranker").setLevel(logging.ERROR)  # it cuts the longest, as it is meant to
     ranker = _open(arguments, arguments.model)
     results = []
     for name, sentences in (("short", 1), ("medium", 5), ("full length", 100)):
