@@ -132,8 +132,8 @@ def quality_gate(name: str, difference: float, low: float, high: float) -> Gate:
 def start_gate(start: float, best: float, queries: int) -> Gate:
     """The student is not below its start: MRR@10 of the two on dev.
 
-    The start is one of the checkpoints that dev chooses from, so a loop that works cannot fail this; and dev having
-    chosen, an interval would claim too much.
+    The start is one of the checkpoints that dev chooses from, so a loop that works cannot fail this, unless the student
+    imitates first, which keeps its last checkpoint. Dev having chosen, an interval would claim too much.
     """
     detail = f"{start:.4f} to {best:.4f} on the {queries} queries that chose the checkpoint, so without an interval"
     return at_least("student - its start, dev MRR@10", best - start, 0.0, "", detail)

@@ -14,17 +14,16 @@ from training.processes import is_first
 
 @contextmanager
 def claimed(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold the file `lock` against other runs, which does not outlive this process; of several the first one holds it.
+    """Hold the file `lock` against other processes; it does not outlive this one.
 
     Raises InputError with `refusal` where another run holds it, OSError where it can't be written.
     """
     held = FileLock(lock)
-    if is_first():
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            held.acquire(timeout=0)
-        except Timeout:
-            raise InputError(refusal) from None
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise InputError(refusal) from None
     try:
         yield
     finally:
@@ -33,7 +32,13 @@ def claimed(lock: Path, refusal: str) -> Iterator[None]:
 
 @contextmanager
 def claimed_run(cache: Path, workspace: Path, output: Path | None = None) -> Iterator[None]:
-    """Hold a run's workspace, and the artifact that it is to make, against runs with the same cache; as `claimed`."""
+    """Hold a run's workspace, and the artifact that it is to make, against runs with the same cache; as `claimed`.
+
+    Of several processes that train together the first one holds them.
+    """
+    if not is_first():
+        yield
+        return
     with claimed(workspace / ".lock", f"another run with these settings works in {workspace}: wait for it"):
         if output is None:
             yield

@@ -1,6 +1,9 @@
 """What every recipe's command line does: settings from options, errors as one line, an exit status."""
 
 import argparse
+import errno
+import logging
+import os
 import shlex
 import signal
 import sys
@@ -19,6 +22,8 @@ from export.to_onnx import ExportError
 from training.data import InputError, encodable
 from training.processes import is_first
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def say(text: str, file: TextIO | None = None) -> None:
     """Print a line, at once even into a pipe, to standard output or `file`; of several processes the first one does."""
@@ -27,7 +32,10 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """--help with the examples on their own lines, and the default of each option."""
+    """--help with the examples on their own lines, and the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def setting(default: Any, explanation: str, **extra: Any) -> Any:
@@ -81,7 +89,11 @@ def launch(
             return 2
     shapes: Any = kinds
     # All options, as argparse lists them, would hide the error behind fifty lines.
-    taken = [str(settings.get("metavar", one)) for one, settings in (positional or {}).items() if one[0] != "-"]
+    taken = [
+        {"?": "[{0}]", "+": "{0} [{0} ...]"}.get(settings.get("nargs", ""), "{0}").format(settings.get("metavar", one))
+        for one, settings in (positional or {}).items()
+        if one[0] != "-"
+    ]
     parser: Any = HfArgumentParser(
         shapes,
         prog=name,
@@ -100,16 +112,20 @@ def launch(
         configs += vars(configs.pop()).values()
     try:
         with logging_redirect_tqdm():  # a warning goes above a progress bar and not into it
+            shown = logging.root.handlers[-1]
+            shown.setLevel(logging.WARNING)
+            # Some libraries print what they log themselves.
+            shown.addFilter(lambda record: not logging.getLogger(record.name.split(".")[0]).handlers)
             run(*configs, f"{name} {shlex.join(arguments)}".strip())
     except (InputError, flashranker.FlashRankerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        place = error.filename or "the disk"
-        print(
-            f"error: {error.strerror or error}: {place}: free space or pass another --cache or --output",
-            file=sys.stderr,
-        )
+        full = error.errno in FULL or error.filename is None
+        remedy = "free space or pass another --cache or --output" if full else "correct the path, or its rights"
+        print(f"error: {error.strerror or error}: {error.filename or 'the disk'}: {remedy}", file=sys.stderr)
         return 2
     except (GateError, ExportError) as error:
         print(f"refused: {error}", file=sys.stderr)

@@ -17,7 +17,8 @@ from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
 from recipes.hold_out import hold_out
 from recipes.lineage import trace
-from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
+from recipes.search import SearchConfig, first_stage_of
+from recipes.settings import MeasuringConfig, StudentConfig, TrainingConfig, check
 from training.data import InputError
 from training.load import load_sources, with_texts
 from training.prepare import Held, teacher_run
@@ -65,6 +66,9 @@ def run(
     say(f"3/7 student: {student.tier} from {student.base}")
     settings = plain(student, config, measuring, training, search)
     with stages.begin(settings, measuring, training, tier, data, dev, examples, output) as (workspace, start):
+        for held in (dev, tests):  # the student's words and prompt are not always the base's
+            measure.check_queries(held, workspace / "start", max_length)
+
         say(f"4/7 training in {training.precision}")
         trained = stages.learn(
             training, tier, data, dev, examples, workspace, student.base, student.teacher, measuring.seed, stage

@@ -35,7 +35,8 @@ from recipes.rankers import (
     split_name,
     trained_on,
 )
-from recipes.settings import SearchConfig, first_stage_of
+from recipes.search import SearchConfig, first_stage_of
+from recipes.settings import check_test_share
 from training.candidates import FirstStage, find_candidates, name_first_stage
 from training.data import HELD_OUT_SHARE, InputError, RankingData, limit_queries
 from training.load import load
@@ -65,6 +66,9 @@ class EvaluateConfig:
         "all",
         "data without splits: all (measure every judged query), or split (divide them as recipes.distill does)",
         choices=["all", "split"],
+    )
+    test_share: float = setting(
+        HELD_OUT_SHARE, "share of the queries that --unsplit split takes for test: as in training"
     )
     depth: int = setting(
         100, f"candidates reranked, passages per query; 0 for the whole of a candidates.tsv, or {DEPTH} of a search"
@@ -153,6 +157,7 @@ def check(config: EvaluateConfig) -> None:
     for name, least in LEAST.items():
         if getattr(config, name) < least:
             raise InputError(f"--{name} is {getattr(config, name)}: expected {least} or more")
+    check_test_share(config.test_share)
     parse_measures(config.measures)
     make_folder(config.output / "runs", f"--output {config.output}")
 
@@ -164,7 +169,7 @@ def make_task(given: str, config: EvaluateConfig, stage: FirstStage, models: Seq
     kept are the candidates. Raises InputError when there is no such query.
     """
     name, source = split_name(given)
-    share = HELD_OUT_SHARE if config.unsplit == "split" else 0.0
+    share = config.test_share if config.unsplit == "split" else 0.0
     data = load(source, drop_leaks=True, keep_missing=True, test_share=share)
     split, notes, measured = data.splits[config.split], [], config.split
     if not split:

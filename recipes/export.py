@@ -20,7 +20,8 @@ from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
 from recipes.hold_out import hold_out
 from recipes.lineage import described, held_out_data, spent
-from recipes.settings import MeasuringConfig, SearchConfig, check, first_stage_of
+from recipes.search import SearchConfig, first_stage_of
+from recipes.settings import MeasuringConfig, check
 from recipes.stages import check_size
 from training.backbone import CHECKPOINT_SUFFIX, checkpoint_of, model_fingerprint, resolve_model
 from training.data import InputError

@@ -17,7 +17,8 @@ from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
 from recipes.hold_out import hold_out
 from recipes.lineage import made_as, trace
-from recipes.settings import DATA_HELP, MeasuringConfig, SearchConfig, TrainingConfig, check, first_stage_of
+from recipes.search import SearchConfig, first_stage_of
+from recipes.settings import DATA_HELP, MeasuringConfig, TrainingConfig, check
 from training.data import InputError, RankingData
 from training.documents import load_documents
 from training.load import finished, load_sources, with_texts
@@ -78,6 +79,9 @@ def run(
     say(f"3/7 base: {config.base}")
     settings = plain(config, measuring, training, search)
     with stages.begin(settings, measuring, training, tier, data, dev, examples, config.output) as (workspace, start):
+        for held in (dev, tests):  # the student's words and prompt are not always the base's
+            measure.check_queries(held, workspace / "start", max_length)
+
         say(f"4/7 training in {training.precision}")
         trained = stages.learn(
             training, tier, data, dev, examples, workspace, config.base, config.teacher, measuring.seed, stage

@@ -86,8 +86,10 @@ def finish(
     except BaseException as error:
         shutil.rmtree(copied, ignore_errors=True)
         if isinstance(error, GateError):
-            remedy = "; train on more queries, or take another base or teacher; --gate report publishes it all the same"
-            raise GateError(f"{error}; pictures in {refused}{remedy if worse and not allow_worse else ''}") from None
+            remedy = "; more training queries, or another base or teacher, may help" if trained and worse else ""
+            if all(gate.passed or gate in worse for gate in measured.gates):
+                remedy += "; --gate report publishes it all the same"
+            raise GateError(f"{error}; pictures in {refused}{remedy}") from None
         refused.unlink(missing_ok=True)
         raise
     shutil.rmtree(kept, ignore_errors=True)

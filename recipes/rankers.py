@@ -213,4 +213,4 @@ def called_model() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(str(error).replace("teacher", "model", 1)) from None
+        raise InputError(re.sub("^teacher ", "model ", str(error))) from None

@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from flashranker.artifact import MANIFEST_NAME, SHORTEST_LENGTH, replaceable
 from flashranker.processor import PORTABLE, PROFILES
@@ -11,14 +10,20 @@ from flashranker.processor import PORTABLE, PROFILES
 from export.artifact import positions_in
 from recipes.command import make_folder, setting
 from training.backbone import BUILTIN, checkpoint_of, resolve_model
-from training.candidates import FirstStage
 from training.data import InputError
+from training.imitation import TEXTS_A_ROW
 from training.precision import PRECISIONS
 from training.prepare import POOL, is_projected
 from training.student import SCRATCH, check_head, check_layers, layers_of
-from training.teacher import OWN_SCORES, open_bi_encoder, open_teacher
+from training.teacher import OWN_SCORES, open_teacher
 from training.tiers import TIERS, Tier
 from training.vocabulary import scripts_of
+
+
+def of_tiers(name: str) -> str:
+    """What the tiers have of a setting, for --help."""
+    return ", ".join(f"{tier} {getattr(values, name):g}" for tier, values in TIERS.items())
+
 
 DATA_HELP = (
     "what to train on: pydocs (built in), a BEIR folder, a .jsonl or .parquet file, or a set of the hub: msmarco, "
@@ -55,11 +60,13 @@ class MeasuringConfig:
     parity_queries: int = setting(50, "how many of them fp32 ONNX scores too, to be compared with PyTorch")
     depth: int = setting(50, "candidates of the first stage that are reranked, passages per query")
     test_depth: int | None = setting(None, "the same for held-out queries; by default --depth")
-    max_length: int | None = setting(None, "tokens of a pair that the artifact reads; by default the tier's")
+    max_length: int | None = setting(
+        None, f"tokens of a pair that the artifact reads; by default the tier's ({of_tiers('max_length')})"
+    )
     int8_tau: float | None = setting(
         None,
         "Kendall's tau to fp32, on dev, that quantization climbs to; by default the tier's "
-        f"({', '.join(f'{name} {tier.int8_tau}' for name, tier in TIERS.items())}); the gate asks for 0.98 on other "
+        f"({of_tiers('int8_tau')}); the gate asks for 0.98 on other "
         "queries",
     )
     profile: str = setting(
@@ -92,7 +99,11 @@ class TrainingConfig:
         False,
         "keep only what --languages need of the base's vocabulary: a smaller file, the same tokens in their scripts",
     )
-    limit: int | None = setting(None, "training queries; by default the tier's")
+    limit: int | None = setting(
+        None,
+        f"training queries of each stage, and {TEXTS_A_ROW} times as many texts, at most: read together so many "
+        f"({of_tiers('train_queries')} by default), else no more than its own default or option says",
+    )
     candidates: int = setting(8, "passages per query in training: one relevant, the others negatives")
     random_share: float = setting(0.25, "share of the negatives drawn from any passage, not from the first stage")
     teacher_pool: int = setting(
@@ -109,7 +120,7 @@ class TrainingConfig:
         None,
         "texts of the data and --texts, in rows of 32, repeated where there are fewer, on which a student that was "
         "projected from the built-in backbone (nano) first learns to see tokens as near to each other as that does; 0 "
-        "for none, by default the tier's",
+        f"for none, by default the tier's ({of_tiers('imitated_texts')})",
     )
     texts: list[str] = setting(
         None,
@@ -119,7 +130,8 @@ class TrainingConfig:
     )
     apart_queries: int | None = setting(
         None,
-        "queries trained first, read apart from the passages of their neighbours; 0 for none, by default the tier's",
+        "queries trained first, read apart from the passages of their neighbours; 0 for none, by default the tier's "
+        f"({of_tiers('apart_queries')})",
     )
     neighbours: int = setting(32, "queries, and as many passages, of an optimizer step when they are read apart")
     queries_per_step: int = setting(8, "queries per optimizer step when each is read together with its candidates")
@@ -132,9 +144,15 @@ class TrainingConfig:
     apart_gold: float = setting(
         0.3, "weight of the cross entropy to the judgments beside those divergences; without them it is 1"
     )
-    apart_rate: float | None = setting(None, "peak learning rate of training apart; by default the tier's")
-    learning_rate: float | None = setting(None, "peak learning rate of training together; by default the tier's")
-    train_length: int | None = setting(None, "tokens of a pair in training; by default the tier's")
+    apart_rate: float | None = setting(
+        None, f"peak learning rate of training apart; by default the tier's ({of_tiers('apart_rate')})"
+    )
+    learning_rate: float | None = setting(
+        None, f"peak learning rate of training together; by default the tier's ({of_tiers('learning_rate')})"
+    )
+    train_length: int | None = setting(
+        None, f"tokens of a pair in training; by default the tier's ({of_tiers('train_length')})"
+    )
     teacher_length: int = setting(128, "tokens of a text (bi-encoder) or a pair (cross-encoder) that the teacher reads")
     kl: float = setting(0.5, "weight of the listwise KL divergence to the teacher, where there is one")
     regression: float = setting(0.0, "weight of the squared error to the teacher's raw logits, where there is one")
@@ -158,26 +176,6 @@ class TrainingConfig:
         "instead of refusing them",
     )
     keep_missing: bool = setting(False, "keep judgments of passages that the corpus lacks, instead of refusing them")
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """What finds the candidates that are put in order."""
-
-    first_stage: str | None = setting(
-        None,
-        "what finds the candidates: bm25, dense (a bi-encoder) or both, their ranks fused; by default the "
-        "candidates.tsv of the data where there is one, and bm25 otherwise",
-        choices=["bm25", "dense", "both"],
-    )
-    retriever: str = setting("builtin", "the bi-encoder of a dense first stage: builtin, a model folder or a hub id")
-    retriever_prompts: list[str] = setting(
-        None,
-        "two texts to put in front of queries and of passages, such as 'query: ' 'passage: ' for e5; by default those "
-        "that the retriever's folder states, if any",
-        nargs="+",
-    )
-    retriever_length: int = setting(128, "tokens of a text that the retriever reads")
 
 
 # What decides no weight: another value of it goes on with the checkpoints that are there.
@@ -222,8 +220,7 @@ def check(
         )
     if training and training.false_negative_margin is not None and not isfinite(training.false_negative_margin):
         raise InputError(f"--false_negative_margin is {training.false_negative_margin}: expected a number of logits")
-    if not 0 < config.test_share <= LARGEST_TEST_SHARE:
-        raise InputError(f"--test_share is {config.test_share}: expected above 0 to {LARGEST_TEST_SHARE}")
+    check_test_share(config.test_share)
     if training and training.trim_vocabulary:
         scripts_of(config.languages or [])
     if base == BUILTIN and not tier.builtin:
@@ -260,26 +257,7 @@ def check(
         )
 
 
-def first_stage_of(config: SearchConfig, cache: Path) -> FirstStage:
-    """The first stage that was asked for; embeddings are kept with the teacher's.
-
-    Raises InputError for a setting that makes no sense, or a retriever that is no bi-encoder.
-    """
-    dense = config.first_stage in ("dense", "both")
-    if not dense and (config.retriever != BUILTIN or config.retriever_prompts is not None):
-        name = "retriever_prompts" if config.retriever == BUILTIN else "retriever"
-        raise InputError(f"--{name} is given, and no dense first stage: add --first_stage dense, or both")
-    if config.retriever_prompts is not None and len(config.retriever_prompts) != 2:
-        raise InputError(
-            f"--retriever_prompts has {len(config.retriever_prompts)} texts, expected two: for queries and for passages"
-        )
-    if config.retriever_length < SHORTEST_LENGTH:
-        raise InputError(f"--retriever_length is {config.retriever_length}: expected {SHORTEST_LENGTH} or more")
-    if dense:
-        try:
-            open_bi_encoder(config.retriever, config.retriever_length)
-        except InputError as error:
-            raise InputError(str(error).replace("teacher", "retriever", 1)) from None
-    method: Any = config.first_stage
-    prompts: Any = tuple(config.retriever_prompts) if config.retriever_prompts else None
-    return FirstStage(method, config.retriever, prompts, config.retriever_length, cache / "teacher")
+def check_test_share(share: float) -> None:
+    """Raises InputError for a share of the queries that leaves nothing to measure, or to learn from."""
+    if not 0 < share <= LARGEST_TEST_SHARE:
+        raise InputError(f"--test_share is {share}: expected above 0 to {LARGEST_TEST_SHARE}")

@@ -148,14 +148,22 @@ def learn(
     return train_together(training, tier, examples, dev, workspace, seed, apart or imitated)
 
 
+def wanted(config: TrainingConfig, tier: Tier) -> tuple[int, int]:
+    """How many texts to imitate and queries to read apart: as asked for, or else the tier's, within --limit."""
+    imitated, apart = tier.imitated_texts, tier.apart_queries
+    if config.limit is not None:
+        imitated, apart = min(imitated, TEXTS_A_ROW * config.limit), min(apart, config.limit)
+    return (
+        imitated if config.imitated_texts is None else config.imitated_texts,
+        apart if config.apart_queries is None else config.apart_queries,
+    )
+
+
 def train_imitating(
     config: TrainingConfig, tier: Tier, data: RankingData, dev: Held, workspace: Path, backbone: Path, seed: int
 ) -> TrainingResult | None:
     """What a student that was projected from `backbone` learns first; None where there are no texts for it."""
-    wanted = tier.imitated_texts if config.imitated_texts is None else config.imitated_texts
-    if config.limit is not None:
-        wanted = min(wanted, TEXTS_A_ROW * config.limit)
-    rows = imitation_dataset(texts_to_imitate(data, wanted, seed), seed)
+    rows = imitation_dataset(texts_to_imitate(data, wanted(config, tier)[0], seed), seed)
     say(f"    imitating: {len(rows)} x {TEXTS_A_ROW} texts")
     if len(rows) < process_count():
         return None
@@ -182,10 +190,7 @@ def train_apart(
 
     None for a student that can't read query and passage apart, or with no queries.
     """
-    wanted = tier.apart_queries if config.apart_queries is None else config.apart_queries
-    queries = wanted if config.limit is None else min(wanted, config.limit)
-    if not reads_apart(workspace / "start"):
-        queries = 0
+    queries = wanted(config, tier)[1] if reads_apart(workspace / "start") else 0
     groups = make_neighbourhoods(data, queries=queries, size=config.neighbours, seed=seed, stage=stage)
     taught = f", taught by {teacher}" if teacher else ""
     say(f"    apart: {len(groups)} x {config.neighbours} queries and passages{taught}")

@@ -20,10 +20,10 @@ from recipes import stages
 from recipes.command import launch, plain, say, setting
 from recipes.evaluate_report import markdown
 from recipes.hold_out import choosing
-from recipes.settings import MeasuringConfig, SearchConfig, StudentConfig, TrainingConfig, check, first_stage_of
+from recipes.search import SearchConfig, first_stage_of
+from recipes.settings import MeasuringConfig, StudentConfig, TrainingConfig, check
 from training.data import InputError, limit_queries
 from training.dev import MEASURE, load_student, score_candidates
-from training.imitation import TEXTS_A_ROW
 from training.load import load_sources, with_texts
 from training.metrics import evaluate, paired_bootstrap, run_from_scores
 from training.prepare import DEV_DEPTH, Held, held_out
@@ -129,10 +129,7 @@ def number_kinds(hint: Any) -> set[type]:
 
 def smaller(training: TrainingConfig, tier: Tier, share: float) -> tuple[TrainingConfig, Tier]:
     """The same training on this share of each stage's queries, which the tier's numbers stand for."""
-    apart = tier.apart_queries if training.apart_queries is None else training.apart_queries
-    imitated = tier.imitated_texts if training.imitated_texts is None else training.imitated_texts
-    if training.limit is not None:
-        apart, imitated = min(apart, training.limit), min(imitated, TEXTS_A_ROW * training.limit)
+    imitated, apart = stages.wanted(training, tier)
     part = replace(
         tier, imitated_texts=round(share * imitated), apart_queries=round(share * apart),
         train_queries=max(1, round(share * (training.limit or tier.train_queries))),

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_settings_positional_arguments_and_the_command_reach_the_recipe() -> Non
         (ExportError("no such graph"), 1, "refused: no such graph"),
         (OSError(errno.ENOSPC, "No space left", "/full/file"), 2, "error: No space left: /full/file: free space"),
         (OSError("torn cable"), 2, "error: torn cable: the disk: free space"),
+        (PermissionError(errno.EACCES, "Denied", "corpus.jsonl"), 2, "error: Denied: corpus.jsonl: correct the path"),
     ],
 )
 def test_every_way_to_end_is_one_line_and_a_status(
@@ -69,13 +71,19 @@ def test_every_way_to_end_is_one_line_and_a_status(
 
 
 def test_a_warning_does_not_tear_a_progress_bar(capsys: pytest.CaptureFixture) -> None:
+    talkative, loud = logging.getLogger("talkative"), logging.getLogger("loud")
+    talkative.setLevel(logging.DEBUG)  # as bm25s is
+    loud.addHandler(logging.NullHandler())  # as datasets has one
+
     def run(*_: Any) -> None:
         for _ in tqdm(range(2), file=sys.stderr, mininterval=0):
             logging.getLogger("made").warning("something was cut")
+            talkative.debug("building")
+            loud.warning("said already")
 
     assert launch("made", "Doc.", run, [OneConfig], []) == 0
     lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
-    assert lines.count("something was cut") == 2
+    assert [line for line in lines if line and "|" not in line and line.strip()] == ["something was cut"] * 2
 
 
 def test_an_interrupt_is_a_line_that_says_what_goes_on(capsys: pytest.CaptureFixture) -> None:
@@ -102,6 +110,25 @@ def test_an_unknown_option_is_named_and_nothing_runs(capsys: pytest.CaptureFixtu
         "usage: python -m recipes.made [--OPTION VALUE ...]",
         "python -m recipes.made: error: unrecognized arguments: --cuont 4",
     ]
+
+
+def test_usage_says_how_many_of_each(capsys: pytest.CaptureFixture) -> None:
+    taken: dict[str, dict[str, Any]] = {
+        "model": {}, "paths": {"nargs": "+", "metavar": "PATH"}, "word": {"nargs": "?"}, "--json": {}
+    }  # fmt: skip
+    with pytest.raises(SystemExit):
+        launch("made", "Doc.", print, [OneConfig], ["--help"], positional=taken)
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: python -m recipes.made model PATH [PATH ...] [word] [--OPTION VALUE ...]\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    code = "from recipes.command import launch, say; " + (
+        "raise SystemExit(launch('made', '', lambda *_: [say(str(i)) for i in range(99999)] and None, [], []))"
+    )
+    command = f'{sys.executable} -c "{code}" | head -n 1; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("0\n0\n", "")
 
 
 def test_help_keeps_examples_on_their_lines_and_gives_defaults(capsys: pytest.CaptureFixture) -> None:

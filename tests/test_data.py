@@ -15,6 +15,7 @@ from training.data import (
     fingerprint,
     limit_queries,
     split_queries,
+    with_missing_splits,
     without_leaks,
 )
 
@@ -71,6 +72,23 @@ def test_queries_joined_by_equal_text_stay_together() -> None:
         texts = {key: f"The same {i}", twin: f"the  SAME {i}"}
         splits = split_queries(make_data(relevant, texts))
         assert [name for name, ids in splits.items() if f"q{i}" in ids and f"q{i + 20}" in ids], (key, twin)
+
+
+def test_a_missing_split_is_taken_from_train_and_leaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    data = make_data({f"q{i}": [f"p{i // 2}"] for i in range(100)})
+    ids = list(data.queries)
+    given = replace(data, splits={"train": ids[:80], "dev": [], "test": ids[80:]})
+    found = with_missing_splits(given, 0.5)
+    assert {name: len(queries) for name, queries in found.splits.items()} == {"train": 72, "dev": 8, "test": 20}
+    assert found.splits["test"] == ids[80:]
+    assert all((f"q{i}" in found.splits["dev"]) == (f"q{i + 1}" in found.splits["dev"]) for i in range(0, 80, 2))
+    assert "of 80 train queries 8 for dev were taken" in caplog.text
+    halved = with_missing_splits(replace(data, splits={"train": ids[:80], "dev": ids[80:], "test": []}), 0.5)
+    assert {name: len(queries) for name, queries in halved.splits.items()} == {"train": 40, "dev": 20, "test": 40}
+    whole = replace(data, splits={"train": ids[:60], "dev": ids[60:80], "test": ids[80:]})
+    assert with_missing_splits(whole, 0.5) is whole
+    unlearned = replace(data, splits={"train": [], "dev": [], "test": ids})
+    assert with_missing_splits(unlearned) is unlearned
 
 
 def test_data_that_hangs_together_cannot_be_split() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from recipes.evaluate import main as evaluate
-from recipes.settings import SearchConfig, first_stage_of
+from recipes.search import SearchConfig, first_stage_of
 from training import dense
 from training.candidates import FirstStage, find_candidates, name_first_stage
 from training.data import InputError, RankingData

@@ -79,6 +79,8 @@ def test_scores_are_kept_and_tokens_bounded(
     ("arguments", "message"),
     [
         (["no/such/folder"], "model folder 'no/such/folder' does not exist: pass an existing folder"),
+        (["my/own/teacher-mini"], "model folder 'my/own/teacher-mini' does not exist"),
+        (["{run}", "--test_share", "0.9"], "--test_share is 0.9: expected above 0 to 0.8"),
         (["gone.trec"], "there is no run file 'gone.trec'"),
         (["x="], "does not exist"),
         (["{data}"], "model {data} is neither a cross-encoder"),

@@ -49,7 +49,8 @@ def test_every_stage_is_trained_on_its_share() -> None:
     assert (part.imitated_texts, part.apart_queries, part.train_queries) == (150, 450, 30)
     assert (training.limit, training.imitated_texts, training.apart_queries) == (None, None, None)
     _, part = smaller(TrainingConfig(limit=1000, apart_queries=5000), tier, 0.1)
-    assert (part.imitated_texts, part.apart_queries, part.train_queries) == (100, 100, 100)
+    assert (part.imitated_texts, part.apart_queries, part.train_queries) == (100, 500, 100)  # what is said holds
+    assert smaller(TrainingConfig(limit=1000), tier, 0.1)[1].apart_queries == 100
     assert smaller(TrainingConfig(limit=10), tier, 0.5)[1].imitated_texts == 160  # 32 for each query
     _, part = smaller(TrainingConfig(imitated_texts=40, apart_queries=0), tier, 0.1)
     assert (part.imitated_texts, part.apart_queries, part.train_queries) == (4, 0, 20)

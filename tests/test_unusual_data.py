@@ -48,6 +48,19 @@ def taught(data: RankingData, folder: Path, teacher: str | None = None, queries:
     return list(made.dataset["query"])
 
 
+def test_a_test_query_whose_answers_the_corpus_lacks_counts_0_and_one_of_dev_is_left_out() -> None:
+    data = make_data()
+    judged = data.judgments | {"q0": {"gone": 1}, "q1": {"gone": 1}, "q2": {"p2": 0, "gone": 0}}
+    data = replace(data, judgments=judged, splits={"train": [], "dev": ["d", "q0"], "test": ["t", "q1", "q2"]})
+    assert list(held_out(data, "test", 9, 5, 0).candidates) == ["t", "q1"]
+    assert list(held_out(data, "dev", 9, 5, 0).candidates) == ["d"]
+
+
+def test_the_datas_scores_are_no_teacher_where_there_are_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--teacher data: odd brings no scores: name a model, or a file of scores"):
+        taught(make_data(), tmp_path, "data")
+
+
 def test_so_many_queries_are_taken_of_those_with_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make_data(queries=20, answered=6)
     assert len(taught(data, tmp_path, queries=5)) == 5

@@ -185,7 +185,7 @@ def _require_known(
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (file and line number, text) of every line that is not blank."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a folder of ranking data needs it")
+        raise InputError(f"{path}: no such file; ranking data need it (texts alone: recipes.finetune --documents)")
     size = path.stat().st_size
     with (
         path.open("rb") as lines,

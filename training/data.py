@@ -6,7 +6,7 @@
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 SPLITS = ("train", "dev", "test")
@@ -86,36 +86,51 @@ def require_splits(data: RankingData, *names: str) -> None:
         if not any(relevant_passages(data, query_id) for query_id in data.splits.get(name, [])):
             found = ", ".join(f"{split} {len(ids)}" for split, ids in data.splits.items())
             raise InputError(
-                f"{data.name}: split {name!r} has no query with a relevant passage (queries: {found}); add "
-                f"qrels.{name}.tsv, or remove all splits to have them made"
+                f"{data.name}: split {name!r} has no query with a relevant passage (queries: {found}); judge "
+                "some, or remove all splits to have them made"
             )
 
 
-def split_queries(data: RankingData, test_share: float = HELD_OUT_SHARE) -> dict[str, list[str]]:
+def split_queries(
+    data: RankingData, test_share: float = HELD_OUT_SHARE, made: Sequence[str] = ("test", "dev")
+) -> dict[str, list[str]]:
     """Split the judged queries into test (`test_share`), dev (10 %) and train (the rest), so that nothing leaks.
 
     Queries that share their text or a relevant passage stay together; groups are ordered by the sha256 of
     their smallest query id, test takes the first of them, dev the next. The order of the files does
-    not matter. A group too large for either is train. Raises InputError when fewer than
-    three groups can be told apart.
+    not matter. A group too large for either is train. Only the splits of `made` are, beside train. Raises InputError
+    when fewer groups than splits can be told apart.
     """
     groups = _connected(data, sorted(data.judgments))
     sides: dict[str, str] = {}
     shares = {"test": test_share, "dev": HELD_OUT_SHARE}
-    free = {side: max(1, int(len(data.judgments) * share)) for side, share in shares.items()}
+    free = {side: max(1, int(len(data.judgments) * shares[side])) for side in made}
     for group in sorted(groups, key=lambda group: _digest(group[0])):
         side = next((name for name in free if len(group) <= free[name]), "train")
         if side in free:
             free[side] -= len(group)
         sides.update(dict.fromkeys(group, side))
-    splits = {name: [query_id for query_id in data.judgments if sides[query_id] == name] for name in SPLITS}
-    empty = next((name for name in SPLITS if not splits[name]), None)
+    splits = {name: [query_id for query_id in data.judgments if sides[query_id] == name] for name in ("train", *made)}
+    empty = next((name for name in splits if not splits[name]), None)
     if empty is not None:
         raise InputError(
             f"{data.name}: {len(data.judgments)} judged queries make {len(groups)} groups sharing nothing, "
             f"too few for a {empty} split; add queries, or qrels.train.tsv, qrels.dev.tsv and qrels.test.tsv"
         )
     return splits
+
+
+def with_missing_splits(data: RankingData, test_share: float = HELD_OUT_SHARE) -> RankingData:
+    """Data with train queries whose missing dev or test split is taken out of them, as `split_queries` does; logged."""
+    missing = [name for name in ("test", "dev") if not data.splits[name]]
+    train = data.splits["train"]
+    if not train or not missing:
+        return data
+    judged = {query_id: data.judgments[query_id] for query_id in train}
+    splits = split_queries(replace(data, judgments=judged), test_share, missing)
+    taken = " and ".join(f"{len(splits[name])} for {name}" for name in missing)
+    _log.warning("%s: of %d train queries %s were taken, which it has no split of", data.name, len(train), taken)
+    return replace(data, splits=data.splits | splits)
 
 
 def find_leaks(data: RankingData) -> list[str]:

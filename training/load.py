@@ -13,6 +13,7 @@ from training.data import (
     check_leaks,
     relevant_passages,
     split_queries,
+    with_missing_splits,
     without_leaks,
 )
 from training.mixture import load_mixture
@@ -23,11 +24,11 @@ def load(
 ) -> RankingData:
     """Read ranking data from "pydocs" (the built-in corpus), a BEIR folder, a file of records or the hub, and check it.
 
-    A source that brings no splits is split by `data.split_queries`, with `test_share` of the queries for test; where
-    that is 0, it stays without. A folder whose own splits leak (see `data.find_leaks`) is an error, or, with
-    `drop_leaks`, loses the train queries that leak; the number is logged. Judged passages that the corpus lacks are an
-    error, or, with `keep_missing`, stay in the judgments, as official pools such as TREC Deep Learning need it: they
-    count in the ideal ranking and can never be retrieved.
+    A source that brings no splits is split by `data.split_queries`, with `test_share` of the queries for test; one that
+    lacks dev or test has it taken from train. Where the share is 0, both stay as they are. A folder whose own splits
+    leak (see `data.find_leaks`) is an error, or, with `drop_leaks`, loses the train queries that leak; the number is
+    logged. Judged passages that the corpus lacks are an error, or, with `keep_missing`, stay in the judgments, as
+    official pools such as TREC Deep Learning need it: they count in the ideal ranking and can never be retrieved.
 
     Raises InputError with file, line and remedy.
     """
@@ -61,7 +62,7 @@ def finished(data: RankingData, drop_leaks: bool = False, test_share: float = HE
     if drop_leaks:
         data = without_leaks(data)
     check_leaks(data)
-    return data
+    return with_missing_splits(data, test_share) if test_share else data
 
 
 def load_sources(

@@ -74,10 +74,19 @@ class Examples:
 def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int, stage: FirstStage = BM25_OR_OWN) -> Held:
     """At most `limit` queries of a split that have a relevant passage, with the first `depth` candidates of `stage`.
 
-    A query for which the first stage finds nothing stays, with no candidates, and counts 0.
+    A query for which the first stage finds nothing stays, with no candidates, and counts 0. So does a test query whose
+    relevant passages the corpus lacks; nothing could be chosen by it, so one of dev is left out.
     """
     require_splits(data, split)
-    answered = [query for query in data.splits[split] if relevant_passages(data, query)]
+    answered = [
+        query
+        for query in data.splits[split]
+        if (
+            any(grade > 0 for grade in data.judgments[query].values())
+            if split == "test"
+            else relevant_passages(data, query)
+        )
+    ]
     data = limit_queries(replace(data, splits=data.splits | {split: answered}), split, limit, seed)
     return Held(data, find_candidates(data, data.splits[split], depth, stage))
 
@@ -121,6 +130,8 @@ def make_examples(
             raise InputError(
                 f"the file of scores has no query with a passage of {data.name}: give their ids, NAME/ID of mixed data"
             )
+    if teacher == OWN_SCORES and not data.scores:
+        raise InputError(f"--teacher {OWN_SCORES}: {data.name} brings no scores: name a model, or a file of scores")
     least = candidates if teacher == OWN_SCORES else 0
     usable = usable_queries(data, least)
     left_out(data, usable, "a relevant passage" + (f" and {candidates - 1} negatives with scores" if least else ""))
@@ -137,9 +148,10 @@ def make_examples(
     if data.sources:
         chosen = [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))]
     if not chosen:
+        what = "others with scores" if teacher == OWN_SCORES else "others"
         raise InputError(
-            f"{data.name}: no training query has a relevant passage and {candidates - 1} others; "
-            "give more queries, or fewer candidates per query"
+            f"{data.name}: no training query has a relevant passage and {candidates - 1} {what}; "
+            "give more queries, or fewer --candidates"
         )
     if len(chosen) < step:
         raise InputError(too_few(len(chosen), step))
