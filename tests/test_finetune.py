@@ -72,6 +72,7 @@ def test_training_that_harms_is_refused_and_the_old_artifact_stays(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("refused: ")
     assert "student - base, MRR@10: -0." in error
+    assert "--gate report publishes" not in error  # it was given, and lets no such thing through
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     assert not output.with_name("tuned.checkpoint").exists()
 

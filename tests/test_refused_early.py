@@ -25,6 +25,21 @@ def test_a_query_that_the_artifact_could_not_read_is_named_before_any_work(
     assert "2/7" not in found.out
 
 
+def test_a_query_that_the_students_own_words_make_too_long_is_named_before_training(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    lines = [json.loads(line) for line in (corpus / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines[80]["text"] = "riverbridge" * 8
+    write_lines(corpus / "queries.jsonl", lines)
+    options = ["--data", str(corpus), "--base", "scratch", "--tier", "medium", "--queries_per_step", "8"]
+    assert distil(tmp_path / "none", *options) == 2
+    found = capsys.readouterr()
+    assert "corpus, query 'q80': the query has" in found.err
+    assert "3/7" in found.out
+    assert "4/7" not in found.out
+
+
 def test_dev_candidates_of_one_kind_are_named_before_any_work(
     distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
