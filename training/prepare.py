@@ -78,14 +78,11 @@ def held_out(data: RankingData, split: str, limit: int, depth: int, seed: int, s
     relevant passages the corpus lacks; nothing could be chosen by it, so one of dev is left out.
     """
     require_splits(data, split)
+    counted = data.judgments if split == "test" else {}
     answered = [
         query
         for query in data.splits[split]
-        if (
-            any(grade > 0 for grade in data.judgments[query].values())
-            if split == "test"
-            else relevant_passages(data, query)
-        )
+        if relevant_passages(data, query) or max(counted.get(query, {}).values(), default=0) > 0
     ]
     data = limit_queries(replace(data, splits=data.splits | {split: answered}), split, limit, seed)
     return Held(data, find_candidates(data, data.splits[split], depth, stage))
