@@ -87,29 +87,7 @@ def launch(
         if encodable(argument) != argument:  # no manifest could hold it
             print(f"error: the argument {argument!r} is not UTF-8: rename that file or folder", file=sys.stderr)
             return 2
-    shapes: Any = kinds
-    # All options, as argparse lists them, would hide the error behind fifty lines.
-    taken = [
-        {"?": "[{0}]", "+": "{0} [{0} ...]"}.get(settings.get("nargs", ""), "{0}").format(settings.get("metavar", one))
-        for one, settings in (positional or {}).items()
-        if one[0] != "-"
-    ]
-    parser: Any = HfArgumentParser(
-        shapes,
-        prog=name,
-        usage=usage or " ".join(["%(prog)s", *taken, "[--OPTION VALUE ...]"]),
-        description=explanation,
-        formatter_class=HelpFormatter,
-    )
-    for argument, settings in (positional or {}).items():
-        parser.add_argument(argument, **settings)
-    *configs, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if positional:
-        configs += vars(configs.pop()).values()
+    configs = read_settings(name, explanation, kinds, arguments, usage, positional or {})
     try:
         with logging_redirect_tqdm():  # a warning goes above a progress bar and not into it
             shown = logging.root.handlers[-1]
@@ -135,3 +113,36 @@ def launch(
         print("interrupted" + "; the same command goes on from what is in --cache" * kept, file=sys.stderr)
         return 128 + signal.SIGINT  # as shells report it
     return 0
+
+
+def read_settings(
+    name: str,
+    explanation: str | None,
+    kinds: Sequence[type],
+    arguments: Sequence[str],
+    usage: str | None,
+    positional: Mapping[str, Mapping[str, Any]],
+) -> list[Any]:
+    """A dataclass of each kind, and then the positional arguments; argparse ends the process where they are none."""
+    # All options, as argparse lists them, would hide an error behind fifty lines.
+    taken = [
+        {"?": "[{0}]", "+": "{0} [{0} ...]"}.get(settings.get("nargs", ""), "{0}").format(settings.get("metavar", one))
+        for one, settings in positional.items()
+        if one[0] != "-"
+    ]
+    shapes: Any = kinds
+    parser: Any = HfArgumentParser(
+        shapes,
+        prog=name,
+        usage=usage or " ".join(["%(prog)s", *taken, "[--OPTION VALUE ...]"]),
+        description=explanation,
+        formatter_class=HelpFormatter,
+    )
+    for argument, settings in positional.items():
+        parser.add_argument(argument, **settings)
+    *configs, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return [*configs[:-1], *vars(configs[-1]).values()] if positional else configs
