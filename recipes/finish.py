@@ -11,6 +11,7 @@ from flashranker.artifact import read_manifest
 from export.artifact import GateError, publish, seal
 from export.licence import licence_kind, strictest
 from export.report import ReportContent, write_report
+from export.verify import Gate
 from recipes.measure import Exported, Measured
 from recipes.tiers_picture import MEASURE, siblings
 from training.backbone import checkpoint_of
@@ -86,10 +87,7 @@ def finish(
     except BaseException as error:
         shutil.rmtree(copied, ignore_errors=True)
         if isinstance(error, GateError):
-            remedy = "; more training queries, or another base or teacher, may help" if trained and worse else ""
-            if all(gate.passed or gate in worse for gate in measured.gates):
-                remedy += "; --gate report publishes it all the same"
-            raise GateError(f"{error}; pictures in {refused}{remedy}") from None
+            raise GateError(f"{error}; pictures in {refused}{remedies(measured.gates, trained, allow_worse)}") from None
         refused.unlink(missing_ok=True)
         raise
     shutil.rmtree(kept, ignore_errors=True)
@@ -98,3 +96,18 @@ def finish(
     size = read_manifest(output).files["onnx/model.onnx"].bytes
     beside = output.with_name(kept.name)
     print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {beside}")
+
+
+def remedies(gates: Sequence[Gate], trained: TrainingResult | None, allow_worse: bool) -> str:
+    """What may help where these gates refused a result, to be put behind that; README has more."""
+    failed = [gate.name for gate in gates if not gate.passed]
+    below = [name for name in failed if "first stage" in name]
+    refused = [name for name in failed if not (allow_worse and name in below)]
+    found = ""
+    if trained and any(name.startswith(("student", "int8 - ")) for name in refused):
+        found += "; more training queries, or another base or teacher, may help"
+    if any(name in ("int8 Kendall tau", "int8 nDCG@10") for name in refused):
+        found += "; a higher --int8_tau keeps more precision, and more --dev_queries tell better how much"
+    if refused == below:
+        found += "; --gate report publishes it all the same"
+    return found

@@ -13,11 +13,14 @@ from flashranker.artifact import read_manifest
 from test_distill import write_corpus, write_lines
 from test_documents import write_documents
 
+from export.verify import Gate
 from recipes.finetune import FinetuneConfig, main, notices_of
+from recipes.finish import remedies
 from recipes.measure import quality_gates
 from recipes.settings import MeasuringConfig
 from training.train import TrainingResult
 
+BELOW = "int8 - first stage, MRR@10"
 SMALL = [
     "--depth", "12", "--candidates", "4", "--max_length", "64", "--train_length", "64", "--queries_per_step", "4",
     "--threads", "1", "--precision", "fp32", "--parity_queries", "10",
@@ -72,7 +75,7 @@ def test_training_that_harms_is_refused_and_the_old_artifact_stays(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("refused: ")
     assert "student - base, MRR@10: -0." in error
-    assert "--gate report publishes" not in error  # it was given, and lets no such thing through
+    assert error.endswith("; more training queries, or another base or teacher, may help")  # --gate report was given
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     assert not output.with_name("tuned.checkpoint").exists()
 
@@ -107,6 +110,19 @@ def test_the_gates_of_a_base_by_hand() -> None:
     assert gates["int8 - first stage, MRR@10"].value == 0.0
     del runs["base"]
     assert not any("base" in gate.name for gate in quality_gates(runs, judgments, trained, 24))
+
+
+def test_a_refusal_says_what_helps_against_the_gates_that_refused() -> None:
+    trained = TrainingResult(Path(), {}, [], 0.5, {})
+
+    def gates(*failed: str) -> list[Gate]:
+        return [Gate(name, 0.0, 0.0, name not in failed, "", "") for name in ("size", BELOW, "int8 nDCG@10")]
+
+    assert remedies(gates(BELOW), None, False) == "; --gate report publishes it all the same"
+    assert remedies(gates(BELOW, "int8 nDCG@10"), trained, True).startswith("; a higher --int8_tau")
+    both = remedies(gates(BELOW, "int8 nDCG@10"), trained, False)
+    assert [part in both for part in ("more training queries", "--int8_tau", "--gate report")] == [True, True, False]
+    assert remedies(gates("size"), trained, False) == ""
 
 
 @pytest.mark.parametrize(

@@ -191,9 +191,13 @@ def test_bench_times_three_lengths(tiny_artifact: Path, capsys: pytest.CaptureFi
     ("options", "content", "named"),
     [
         (["--query", "time"], b'{"body": "bread"}\n', "passages.jsonl:1: the object has no string"),
-        (["--query", "time"], b'{"id": 1, "text": "bre\n', "passages.jsonl:1: begins as JSON and is none ("),
-        (["--query", "time"], b'bread\n["bread",\n"water"]\n', "passages.jsonl:2: begins as JSON and is none ("),
-        (["--query", "time"], b'[\n{"text": "bread"}\n]\n', "passages.jsonl:1: begins as JSON and is none ("),
+        (["--query", "time"], b'{"id": 1, "text": "bre\n', "passages.jsonl:1: JSON that does not end on its line ("),
+        (
+            ["--query", "time"],
+            b'bread\n["bread",\n"water"]\n',
+            "jsonl:2: JSON that does not end on its line (",
+        ),
+        (["--query", "time"], b'[\n{"text": "bread"}\n]\n', "passages.jsonl:1: JSON that does not end on its line ("),
         (["--query", "time"], b'[{"text": "bread"}]\n', "passages.jsonl:1: a JSON array, expected one passage a line"),
         (["--query", "time"], b"bread\n\xff\n", "passages.jsonl:2: byte 0 is not UTF-8"),
         (["--query", " "], b"bread\n", "the query is empty"),

@@ -12,6 +12,7 @@ from training.data import (
     RankingData,
     check_leaks,
     relevant_passages,
+    require_splits,
     split_queries,
     with_missing_splits,
     without_leaks,
@@ -68,10 +69,12 @@ def finished(data: RankingData, drop_leaks: bool = False, test_share: float = HE
 def load_sources(
     given: Sequence[str], drop_leaks: bool, keep_missing: bool, test_share: float = HELD_OUT_SHARE
 ) -> RankingData:
-    """One source as `load_source` reads it, or several with their weights as one: see `mixture.load_mixture`."""
-    return renamed(
+    """What to train on: a source as `load_source` reads it, or several with weights: see `mixture.load_mixture`."""
+    data = renamed(
         load_mixture, given, lambda source: load_source(source, drop_leaks, keep_missing, test_share), drop_leaks
     )
+    require_splits(data, "train")
+    return data
 
 
 def with_texts(data: RankingData, files: Sequence[str] | None) -> RankingData:

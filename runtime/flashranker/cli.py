@@ -211,7 +211,7 @@ def _passage(where: str, line: str) -> Any:
     except (ValueError, RecursionError) as error:
         if line.startswith(('{"', '["', '[{"')) or line in ("{", "["):
             raise InputError(
-                f"{where}: begins as JSON and is none ({error}): write each passage on a line of its own, whole"
+                f"{where}: JSON that does not end on its line ({error}): write each passage on a line of its own, whole"
             ) from None
         return line
     if isinstance(value, list) and any(isinstance(one, (str, dict)) for one in value):
