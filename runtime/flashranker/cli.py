@@ -33,6 +33,7 @@ from flashranker.server.options import add_options
 
 # Words for `bench`; how fast a model reads new passages depends little on what they say, only on how much.
 SENTENCE = "The function returns a new list with all items of the given iterable in ascending order of their keys. "
+BENCHED = {"short": 1, "medium": 5, "full length": 100}  # sentences of a passage
 TURNS = 5
 TABLES = (".csv", ".tsv", ".parquet", ".xlsx")  # whose rows would be ranked with their header, commas and ids
 KEEP = 25
@@ -121,10 +122,8 @@ def _in_a_line(stated: Any) -> str:
     """A value of the manifest, which may hold any; of a measure its mean."""
     if isinstance(stated, float):
         return f"{stated:.4f}" if abs(stated) < 10 else f"{stated:.1f}"
-    if isinstance(stated, list):
-        return f"[{', '.join(map(_in_a_line, stated))}]"
     if not isinstance(stated, dict):
-        return str(stated)
+        return f"[{', '.join(map(_in_a_line, stated))}]" if isinstance(stated, list) else str(stated)
     means = {name: value["mean"] if isinstance(value, dict) and "mean" in value else value
              for name, value in stated.items()}  # fmt: skip
     return ", ".join(f"{name} {_in_a_line(value)}" for name, value in means.items())
@@ -140,21 +139,14 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 def _bench(arguments: argparse.Namespace) -> None:
     count = check_count(arguments.passages, "--passages", 1)
-    logging.getLogger("flashranker").setLevel(logging.ERROR)  # it cuts the longest, as it is meant to
     ranker = _open(arguments, arguments.model)
-    results = []
-    for name, sentences in (("short", 1), ("medium", 5), ("full length", 100)):
-        seconds = []
-        for turn in range(TURNS + 1):  # the first is a warm-up
-            passages = [f"{turn} {number} {SENTENCE * sentences}" for number in range(count)]
-            start = time.perf_counter()
-            ranker.score("how do I sort a list", passages)
-            if turn:
-                seconds.append(time.perf_counter() - start)
-        results.append({
-            "passages": name, "count": count, "turns": TURNS, "threads": ranker.threads,
-            "median ms": 1000 * median(seconds), "fastest ms": 1000 * min(seconds), "slowest ms": 1000 * max(seconds),
-        })  # fmt: skip
+    logger = logging.getLogger("flashranker")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # it cuts the longest, as it is meant to
+    try:
+        results = [_timed(ranker, count, name, sentences) for name, sentences in BENCHED.items()]
+    finally:
+        logger.setLevel(before)
     if arguments.json:
         print(json.dumps(results))
         return
@@ -162,6 +154,20 @@ def _bench(arguments: argparse.Namespace) -> None:
     for result in results:
         span = f"({result['fastest ms']:.1f} to {result['slowest ms']:.1f})"
         print(f"{result['passages']:<12} {result['median ms']:>9.1f} {span}")
+
+
+def _timed(ranker: Reranker, count: int, name: str, sentences: int) -> dict[str, Any]:
+    seconds = []
+    for turn in range(TURNS + 1):  # the first is a warm-up
+        passages = [f"{turn} {number} {SENTENCE * sentences}" for number in range(count)]
+        start = time.perf_counter()
+        ranker.score("how do I sort a list", passages)
+        if turn:
+            seconds.append(time.perf_counter() - start)
+    return {
+        "passages": name, "count": count, "turns": TURNS, "threads": ranker.threads,
+        "median ms": 1000 * median(seconds), "fastest ms": 1000 * min(seconds), "slowest ms": 1000 * max(seconds),
+    }  # fmt: skip
 
 
 def _serve(arguments: argparse.Namespace) -> None:
