@@ -52,6 +52,16 @@ def test_dev_candidates_of_one_kind_are_named_before_any_work(
     assert "2/7" not in found.out
 
 
+def test_data_with_test_queries_alone_lack_train_and_not_dev(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    for split in ("train", "dev"):
+        (corpus / f"qrels.{split}.tsv").unlink()
+    assert distil(tmp_path / "none", "--data", str(corpus)) == 2
+    assert "corpus: split 'train' has no query with a relevant passage (queries: train 0, " in capsys.readouterr().err
+
+
 def test_an_output_that_is_no_artifact_is_refused_before_any_work(
     distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
