@@ -200,8 +200,10 @@ def test_exact_matches_are_counted_as_bm25_does() -> None:
     query, passage = torch.tensor([[5, 6]]), torch.tensor([[5, 5, 7, 0]])
     same = (query[:, :, None] == passage[:, None, :]).float()
     found = exact_match(same, torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
-    # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9, b = 0.4, 64 tokens are usual.
-    assert float(found) == pytest.approx(2 / 3 * 2 / (2 + 0.9 * (0.6 + 0.4 * 3 / 64)))
+    # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9, b = 1, 300 tokens are usual.
+    assert float(found) == pytest.approx(2 / 3 * 2 / (2 + 0.9 * 3 / 300))
+    nothing = exact_match(same, torch.tensor([[2.0, 1.0]]), torch.zeros(1, 4))
+    assert float(nothing) == 0.0
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ the first token is read, the last block is computed there alone, which is exact.
 
 A T5 that starts from nothing does not find matching words by itself. `similar` gives it the gate and the readings of a
 `SimilarityRanker`, its means weighted by term, and one more: how often each token of the query stands in the passage,
-saturated as in BM25 (Robertson and Zaragoza, 2009). T5 knows no token types: the passage is what follows the first
-end-of-sequence token.
+saturated as in BM25 (Robertson and Zaragoza, 2009) with all of its discount for long passages, b = 1: late interaction
+has none. T5 knows no token types: the passage is what follows the first end-of-sequence token.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, T5Confi
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
-from training.first_stage import K1, B
+from training.first_stage import K1
 from training.similarity_ranker import CLOSED, COSINE_SCALE, LATE_SCALE, longest, read_apart, read_together
 
-EXACT_SCALE = 16.0
-USUAL_LENGTH = 64.0  # tokens of a passage; BM25 takes the corpus's mean
+EXACT_SCALE = 32.0
+USUAL_LENGTH = 300.0  # tokens of a passage; BM25 takes the corpus's mean
 
 
 class T5RankerConfig(T5Config):
@@ -135,7 +135,7 @@ def exact_match(same: Tensor, terms: Tensor, passage: Tensor) -> Tensor:
     """
     count = (same * passage[..., None, :]).sum(dim=-1)
     length = passage.sum(dim=-1, keepdim=True) / USUAL_LENGTH
-    saturated = count / (count + K1 * (1.0 - B + B * length))
+    saturated = count / (count + K1 * length).clamp(min=1e-6)
     return (saturated * terms).sum(dim=-1) / terms.sum(dim=-1).clamp(min=1e-6)
 
 
