@@ -92,7 +92,11 @@ def cut(files: Sequence[Path]) -> tuple[tuple[Piece, ...], pa.Schema]:
                 own, groups = plain(file.schema_arrow), file.metadata
                 counts = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
         except pa.ArrowInvalid as error:
-            raise InputError(f"{path}: {error}: expected a Parquet file; write it again or take it away") from None
+            reason = str(error).rstrip(".")
+            raise InputError(
+                f"{path}: {reason}: expected a Parquet file; write it as one (of a table in CSV, "
+                "pandas.read_csv(FILE).to_parquet(NEW)), or take it away"
+            ) from None
         schema = schema or own
         if not own.equals(schema):
             raise InputError(f"{path} has other columns or types than {files[0]}: expected the same in all files")

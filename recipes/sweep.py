@@ -117,8 +117,10 @@ def grid(attempts: list[str]) -> list[dict[str, Any]]:
         except ValueError:
             raise InputError(f"--attempts {one}: expected {kind.__name__} values between commas") from None
     names = [part[0][0] for part in parts]
-    if not parts or len(set(names)) < len(names):
-        raise InputError(f"--attempts {' '.join(attempts) or 'is empty'}: expected each setting once, such as kl=0,0.5")
+    if not parts:
+        raise InputError("--attempts is missing: expected settings with the values to try, such as kl=0,0.5")
+    if len(set(names)) < len(names):
+        raise InputError(f"--attempts {' '.join(attempts)}: expected each setting once, such as kl=0,0.5")
     return [dict(combination) for combination in product(*parts)]
 
 

@@ -102,3 +102,7 @@ def test_files_that_differ_are_refused(tiny_artifact: Path, tmp_path: Path, caps
                                                              tiny_artifact)  # fmt: skip
     (tmp_path / "2.parquet").write_bytes(b"PAR1 torn")
     assert "2.parquet: " in refusal(capsys, tmp_path, tmp_path.parent / "out", "--model", tiny_artifact)
+    (tmp_path / "pairs.csv").write_text("query,passage\na,b\n")
+    line = refusal(capsys, tmp_path / "pairs.csv", tmp_path.parent / "out", "--model", tiny_artifact)
+    assert "read_csv(FILE).to_parquet(NEW)" in line
+    assert ".: " not in line

@@ -35,7 +35,7 @@ def test_a_grid_has_all_combinations_with_values_of_the_settings_kinds() -> None
         (["kl"], "--attempts kl: expected NAME=VALUE"),
         (["candidates=4,x"], "--attempts candidates=4,x: expected int values"),
         (["kl=0", "kl=1"], "expected each setting once"),
-        ([], "--attempts is empty"),
+        ([], "--attempts is missing"),
     ],
 )
 def test_what_is_no_grid_is_named(attempts: list[str], message: str) -> None:

@@ -71,8 +71,10 @@ class ImitationLoss(nn.Module):
         self.replaced = replaced
         self.model = model
         self.unwrapped = shared(model)
+        encoder = AutoModel.from_pretrained(backbone)  # whole, or transformers warns of the pooler's unused weights
+        encoder.pooler = None
         # Hidden from the trainer, which would train it.
-        self.backbone = (AutoModel.from_pretrained(backbone, add_pooling_layer=False).eval().to(model.device),)
+        self.backbone = (encoder.eval().to(model.device),)
         self.backbone_ids = ids_of_pieces(model.tokenizer, AutoTokenizer.from_pretrained(backbone)).to(model.device)
         special = set(model.tokenizer.all_special_ids)
         self.pieces = torch.tensor([one for one in range(len(model.tokenizer)) if one not in special]).to(model.device)

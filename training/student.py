@@ -114,7 +114,8 @@ def _similar(
     folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> SimilarityRanker:
     model = SimilarityRanker(SimilarityRankerConfig(**{**config.to_dict(), "model_type": "similarity_ranker"}))
-    encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+    encoder = AutoModel.from_pretrained(folder)  # whole, or transformers warns of the pooler's unused weights
+    encoder.pooler = None
     model.bert.load_state_dict(encoder.state_dict())
     with torch.no_grad():
         model.term_weight.copy_(term_weights(tokenizer, texts, model.config.vocab_size))
