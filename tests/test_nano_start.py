@@ -42,9 +42,9 @@ def test_nano_is_cut_out_of_the_first_and_the_last_layer_and_ranks_untrained(tmp
     start = make_start("builtin", TIERS["nano"], texts, tmp_path / "start", 0)
     assert start.startswith("layers 0, 5 of builtin, projected to width 128")
     asked = list({entry.passage: (entry.query, entry.passage) for entry in entries}.values())
-    # The control: queries dealt out anew.
-    shuffled = [(asked[i - 1][0], passage) for i, (_, passage) in enumerate(asked)]
-    assert reciprocal_rank(tmp_path / "start", asked) > 0.55
+    # The control: queries dealt out anew, and not to a neighbour, which shares its words.
+    shuffled = [(asked[i - len(asked) // 2][0], passage) for i, (_, passage) in enumerate(asked)]
+    assert reciprocal_rank(tmp_path / "start", asked) > 0.65
     assert reciprocal_rank(tmp_path / "start", shuffled) < 0.2
 
 

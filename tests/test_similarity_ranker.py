@@ -10,18 +10,18 @@ from conftest import make_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
 from export.cls_graph import export_first_token
-from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig, late_interaction
+from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig, exact_match, late_interaction
 from training.student import term_weights
 
 QUERY, OTHER_QUERY = [2, 10, 11, 12, 3], [2, 20, 21, 3]
 PASSAGE = [30, 31, 32, 33, 34, 3]
 
 
-def make_ranker(layers: int = 2) -> SimilarityRanker:
+def make_ranker(layers: int = 2, exact: bool = False) -> SimilarityRanker:
     torch.manual_seed(1)
     config = SimilarityRankerConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, num_labels=1, initializer_range=0.4,
+        max_position_embeddings=32, num_labels=1, initializer_range=0.4, exact=exact,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     return SimilarityRanker(config).eval()
@@ -95,6 +95,34 @@ def test_late_interaction_takes_each_terms_best_match_by_its_weight() -> None:
     assert first.item() == pytest.approx((1 * 1.0 + 3 * 0.0) / 4)
 
 
+def test_exact_matches_are_counted_as_bm25_does() -> None:
+    query, passage = torch.tensor([[5, 6]]), torch.tensor([[5, 5, 7, 0]])
+    same, weight = (query[:, :, None] == passage[:, None, :]).float(), torch.tensor([[2.0, 1.0]])
+    real = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9.
+    assert float(exact_match(same, weight, real, 64, 0.4)) == pytest.approx(
+        2 / 3 * 2 / (2 + 0.9 * (0.6 + 0.4 * 3 / 64))
+    )
+    assert float(exact_match(same, weight, real, 300, 1.0)) == pytest.approx(2 / 3 * 2 / (2 + 0.9 * 3 / 300))
+    assert float(exact_match(same, weight, torch.zeros(1, 4), 300, 1.0)) == 0.0
+
+
+@torch.no_grad()
+def test_a_narrow_ranker_adds_eight_exact_matches() -> None:
+    plain, counting = make_ranker(), make_ranker(exact=True)
+    for ranker in (plain, counting):
+        ranker.term_weight.copy_(torch.arange(50) / 10)
+    passage = [30, 11, 31, 11, 3]
+    # Of 2, 10, 11, 12 and 3 the passage has 11 twice and its own last token, 3, among five.
+    saturated = [0, 0, 2 / (2 + 0.9 * (0.6 + 0.4 * 5 / 64)), 0, 1 / (1 + 0.9 * (0.6 + 0.4 * 5 / 64))]
+    weight = [token / 10 for token in QUERY]
+    expected = 8 * sum(w * s for w, s in zip(weight, saturated, strict=True)) / sum(weight)
+    added = counting(**pair(QUERY, passage)).logits - plain(**pair(QUERY, passage)).logits
+    assert added.item() == pytest.approx(expected, abs=1e-4)
+    padded_pair = counting(**pair(QUERY, passage, padding=7)).logits
+    torch.testing.assert_close(padded_pair, counting(**pair(QUERY, passage)).logits, atol=1e-5, rtol=1e-5)
+
+
 def test_a_term_weighs_its_inverse_document_frequency_and_a_special_token_nothing(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(tmp_path)
     weights = term_weights(tokenizer, ["river river bread", "river water", "river"], len(tokenizer))
@@ -106,8 +134,9 @@ def test_a_term_weighs_its_inverse_document_frequency_and_a_special_token_nothin
 
 
 @torch.no_grad()
-def test_texts_read_apart_give_the_logits_of_pairs_that_do_not_see_each_other() -> None:
-    ranker = make_ranker(layers=0)  # without a layer nothing can leak, not even through [CLS]
+@pytest.mark.parametrize("exact", [False, True])
+def test_texts_read_apart_give_the_logits_of_pairs_that_do_not_see_each_other(exact: bool) -> None:
+    ranker = make_ranker(layers=0, exact=exact)  # without a layer nothing can leak, not even through [CLS]
     ranker.term_weight.uniform_(0, 5)
     passages = [PASSAGE, [40, 41, 3], [10, 11, 3]]
     expected = torch.stack([torch.stack([ranker(**pair(q, p)).logits[0, 0] for p in passages])
@@ -128,7 +157,7 @@ def test_padding_changes_nothing(padding: int) -> None:
 
 @torch.no_grad()
 def test_all_words_of_a_query_count_next_to_shorter_ones_and_in_onnx(tmp_path: Path) -> None:
-    ranker = make_ranker()
+    ranker = make_ranker(exact=True)
     ranker.term_weight.uniform_(1, 9)
     texts = [(QUERY, PASSAGE), (OTHER_QUERY, PASSAGE), ([2, *range(10, 24), 3], [40, 3])]
     alone = torch.cat([ranker(**pair(*text)).logits for text in texts])
@@ -148,7 +177,8 @@ def test_all_words_of_a_query_count_next_to_shorter_ones_and_in_onnx(tmp_path: P
 
 @torch.no_grad()
 def test_a_saved_ranker_comes_back_with_its_gates(tmp_path: Path) -> None:
-    ranker = make_ranker()
+    ranker = make_ranker(exact=True)
+    ranker.exact_scale.data.fill_(5.0)
     ranker.gate.uniform_(-3, 3)
     ranker.dimension_weight.uniform_(10, 30)
     ranker.term_weight.uniform_(0, 9)

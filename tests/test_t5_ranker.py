@@ -29,7 +29,7 @@ from export.quantize import quantize_int8
 from export.to_onnx import load_checkpoint
 from training.data import InputError
 from training.student import build_student, reads_apart
-from training.t5_ranker import T5Ranker, T5RankerConfig, exact_match
+from training.t5_ranker import T5Ranker, T5RankerConfig
 from training.t5_student import scratch_student, train_tokenizer
 from training.teacher import open_teacher
 
@@ -194,16 +194,6 @@ def test_behind_closed_gates_a_pair_scores_as_its_texts_apart(tmp_path: Path) ->
     torch.testing.assert_close(together, apart, atol=2e-4, rtol=1e-4)
     model.gate.fill_(0.0)
     assert (model(**pairs).logits[:, 0] - apart).abs().max() > 0.01
-
-
-def test_exact_matches_are_counted_as_bm25_does() -> None:
-    query, passage = torch.tensor([[5, 6]]), torch.tensor([[5, 5, 7, 0]])
-    same = (query[:, :, None] == passage[:, None, :]).float()
-    found = exact_match(same, torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
-    # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9, b = 1, 300 tokens are usual.
-    assert float(found) == pytest.approx(2 / 3 * 2 / (2 + 0.9 * 3 / 300))
-    nothing = exact_match(same, torch.tensor([[2.0, 1.0]]), torch.zeros(1, 4))
-    assert float(nothing) == 0.0
 
 
 @torch.no_grad()

@@ -218,7 +218,9 @@ def _write_start(
         shares = project_backbone(
             builtin_backbone(), projected, texts[:PROJECTION_TEXTS], width=tier.width, layers=chosen, seed=seed
         )
-        build_student(str(projected), destination, texts=texts, similar=True, languages=languages, seed=seed)
+        build_student(
+            str(projected), destination, texts=texts, similar=True, exact=True, languages=languages, seed=seed
+        )
         explained = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         names = ", ".join(map(str, chosen))
         return f"layers {names} of {base}, projected to width {tier.width} in closed form (R2: {explained})"

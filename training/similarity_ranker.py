@@ -15,6 +15,10 @@ cross-encoder, with three additions.
    that starts at the word's inverse document frequency; and a linear reading of [CLS] that starts at 0.
 
 The readings need every token of the last layer, so its work at [CLS] alone would not do.
+
+A narrow student mistakes words for others that are alike, so `exact` gives it a fourth reading: how often each token of
+the query stands in the passage, saturated as in BM25 (Robertson and Zaragoza, 2009), in the mean that late interaction
+takes. Six layers of the backbone gain nothing by it.
 """
 
 from typing import Any
@@ -25,18 +29,24 @@ from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from training.first_stage import K1, B
 from training.precision import exact
 
 CLOSED = -4.0  # attention logit: exp(-4) is a fiftieth, near enough to alone, and still has a gradient
 # Cosine to logit. Late interaction orders better than the means, and a softmax over the sum is about as sure as right.
-COSINE_SCALE, LATE_SCALE = 8.0, 16.0
+COSINE_SCALE, LATE_SCALE, EXACT_SCALE = 8.0, 16.0, 8.0
+USUAL_LENGTH = 64.0  # tokens of a passage; BM25 takes the corpus's mean
 NO_MATCH = -1.0  # the lowest cosine: what a token finds in an empty passage
 
 
 class SimilarityRankerConfig(BertConfig):
-    """BERT's settings under a name of their own, so that no other class loads such a checkpoint by mistake."""
+    """BERT's settings under a name of their own, so that no other class loads such a checkpoint by mistake; `exact`."""
 
     model_type = "similarity_ranker"
+
+    def __init__(self, exact: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.exact = exact
 
 
 class SimilarityRanker(BertPreTrainedModel):
@@ -52,6 +62,8 @@ class SimilarityRanker(BertPreTrainedModel):
         self.dimension_weight = nn.Parameter(torch.full((config.hidden_size,), COSINE_SCALE))
         self.late_scale = nn.Parameter(torch.tensor([LATE_SCALE]))
         self.term_weight = nn.Parameter(torch.ones(config.vocab_size))
+        if config.exact:
+            self.exact_scale = nn.Parameter(torch.tensor([EXACT_SCALE]))
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
         nn.init.zeros_(self.classifier.weight)
@@ -73,6 +85,9 @@ class SimilarityRanker(BertPreTrainedModel):
         first = slice(longest(query))
         terms = self.term_weight[input_ids[:, first]].relu() * query[:, first]
         logit = read_together(self, state, query, passage, terms)
+        if self.config.exact:
+            same = (input_ids[:, first, None] == input_ids[:, None, :]).to(real.dtype)
+            logit = logit + self.exact_scale * exact_match(same, terms, passage, USUAL_LENGTH, B)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
     def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
@@ -86,7 +101,11 @@ class SimilarityRanker(BertPreTrainedModel):
         query, passage = (mask.to(query_state.dtype) for mask in (query_mask, passage_mask))
         passage = passage * (torch.arange(passage.shape[1], device=passage.device) > 0)  # a pair has one [CLS]
         terms = self.term_weight[query_ids].relu() * query
-        return read_apart(self, query_state, query, passage_state, passage, terms)
+        logits = read_apart(self, query_state, query, passage_state, passage, terms)
+        if self.config.exact:
+            same = (query_ids[:, None, :, None] == passage_ids[None, :, None, :]).to(passage.dtype)
+            logits = logits + self.exact_scale * exact_match(same, terms[:, None], passage, USUAL_LENGTH, B)
+        return logits
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         """Last states (batch, length, hidden size) of one or two segments; ids, mask and types (batch, length)."""
@@ -138,6 +157,18 @@ def late_interaction(cosines: Tensor, weight: Tensor, present: Tensor) -> Tensor
     """
     best = cosines.masked_fill(present[..., None, :] == 0, NO_MATCH).amax(dim=-1)
     return (best * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1e-6)
+
+
+def exact_match(same: Tensor, weight: Tensor, passage: Tensor, usual_length: float, b: float) -> Tensor:
+    """The weighted mean over a query's tokens of BM25's saturated count in the passage; leading axes broadcast.
+
+    Args: same (..., n, m), 1 where two tokens are equal; weight of the n tokens (..., n); passage (..., m), 1 at its
+    tokens; how many tokens are usual, and b, how much more or fewer of them matter.
+    """
+    count = (same * passage[..., None, :]).sum(dim=-1)
+    length = passage.sum(dim=-1, keepdim=True) / usual_length
+    saturated = count / (count + K1 * (1.0 - b + b * length)).clamp(min=1e-6)
+    return (saturated * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1e-6)
 
 
 def longest(query: Tensor) -> Tensor:

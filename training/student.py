@@ -44,6 +44,7 @@ def build_student(
     *,
     texts: Sequence[str] = (),
     similar: bool | None = None,
+    exact: bool = False,
     layers: Sequence[int] | None = None,
     languages: Sequence[str] = (),
     seed: int = 0,
@@ -58,6 +59,7 @@ def build_student(
         texts: passages of the domain, whose words' inverse document frequencies a `SimilarityRanker` starts with;
             without them all words weigh the same.
         similar: whether a BERT becomes a `SimilarityRanker`; by default where it is a bi-encoder, with no head.
+        exact: whether that counts equal words too.
         layers: which of the base's layers to take, counted from 0, some of them repeatedly; all by default.
         languages: codes of the languages whose part of the vocabulary is kept (`vocabulary.SCRIPTS`); all by default.
     Raises: InputError when the base can't be loaded, its head has several labels, a chosen layer is not there, or a
@@ -86,7 +88,7 @@ def build_student(
         if config.model_type in CHECKPOINTS:
             model: PreTrainedModel = t5_student(folder, config, tokenizer)
         else:
-            model = _similar(folder, config, tokenizer, texts) if similar else _plain(folder, config)
+            model = _similar(folder, config, tokenizer, texts, exact) if similar else _plain(folder, config)
     # transformers goes on without the files that a class of tokenizers lacks, until None is used as a path.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, SafetensorError) as error:
         raise InputError(
@@ -111,9 +113,10 @@ def _plain(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _similar(
-    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], exact: bool
 ) -> SimilarityRanker:
-    model = SimilarityRanker(SimilarityRankerConfig(**{**config.to_dict(), "model_type": "similarity_ranker"}))
+    settings = {**config.to_dict(), "model_type": SimilarityRankerConfig.model_type, "exact": exact}
+    model = SimilarityRanker(SimilarityRankerConfig(**settings))
     encoder = AutoModel.from_pretrained(folder)  # whole, or transformers warns of the pooler's unused weights
     encoder.pooler = None
     model.bert.load_state_dict(encoder.state_dict())

@@ -6,9 +6,8 @@ passage makes the same input. T5, FLAN-T5 and mT5 weights load as they are; the 
 the first token is read, the last block is computed there alone, which is exact.
 
 A T5 that starts from nothing does not find matching words by itself. `similar` gives it the gate and the readings of a
-`SimilarityRanker`, its means weighted by term, and one more: how often each token of the query stands in the passage,
-saturated as in BM25 (Robertson and Zaragoza, 2009) with all of its discount for long passages, b = 1: late interaction
-has none. T5 knows no token types: the passage is what follows the first end-of-sequence token.
+`SimilarityRanker`, its means weighted by term, that of equal tokens with all of BM25's discount for long passages,
+b = 1: late interaction has none. T5 knows no token types: the passage is what follows the first end-of-sequence token.
 """
 
 from typing import Any
@@ -19,11 +18,17 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, T5Confi
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
-from training.first_stage import K1
-from training.similarity_ranker import CLOSED, COSINE_SCALE, LATE_SCALE, longest, read_apart, read_together
+from training.similarity_ranker import (
+    CLOSED,
+    COSINE_SCALE,
+    LATE_SCALE,
+    exact_match,
+    longest,
+    read_apart,
+    read_together,
+)
 
-EXACT_SCALE = 32.0
-USUAL_LENGTH = 300.0  # tokens of a passage; BM25 takes the corpus's mean
+EXACT_SCALE, USUAL_LENGTH, B = 32.0, 300.0, 1.0
 
 
 class T5RankerConfig(T5Config):
@@ -93,7 +98,7 @@ class T5Ranker(T5PreTrainedModel):
         terms = (weight * query)[:, first]
         logit = read_together(self, state, weight * query, weight * passage, terms)
         same = (input_ids[:, first, None] == input_ids[:, None, :]).to(real.dtype)
-        logit = logit + self.exact_scale * exact_match(same, terms, passage)
+        logit = logit + self.exact_scale * exact_match(same, terms, passage, USUAL_LENGTH, B)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
     def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
@@ -104,7 +109,7 @@ class T5Ranker(T5PreTrainedModel):
         weight = self.term_weight[passage_ids].relu() * passage
         logits = read_apart(self, query_state, terms, passage_state, weight, terms)
         same = (query_ids[:, None, :, None] == passage_ids[None, :, None, :]).to(passage.dtype)
-        return logits + self.exact_scale * exact_match(same, terms[:, None], passage)
+        return logits + self.exact_scale * exact_match(same, terms[:, None], passage, USUAL_LENGTH, B)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, passage: Tensor | None = None) -> Tensor:
         """Last states (batch, length, width), or (batch, 1, width) of the first token where no more is read.
@@ -125,18 +130,6 @@ class T5Ranker(T5PreTrainedModel):
             else:
                 state = block(state, position_bias=gated)[0]
         return self.encoder.final_layer_norm(state)
-
-
-def exact_match(same: Tensor, terms: Tensor, passage: Tensor) -> Tensor:
-    """The weighted mean over a query's tokens of BM25's saturated count in the passage; leading axes broadcast.
-
-    Args: same (..., n, m), 1 where two tokens are equal; weight of the n tokens (..., n); passage (..., m), 1 at its
-    tokens.
-    """
-    count = (same * passage[..., None, :]).sum(dim=-1)
-    length = passage.sum(dim=-1, keepdim=True) / USUAL_LENGTH
-    saturated = count / (count + K1 * length).clamp(min=1e-6)
-    return (saturated * terms).sum(dim=-1) / terms.sum(dim=-1).clamp(min=1e-6)
 
 
 def first_token(block: Any, state: Tensor, bias: Tensor) -> Tensor:
