@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from conftest import WORDS
 from safetensors.torch import load_file
 from test_distill import write_corpus
+from transformers import AutoConfig
 
 from recipes.settings import TrainingConfig
 from recipes.stages import learn
@@ -19,6 +21,7 @@ from training.load import load_source
 from training.losses import score_apart
 from training.prepare import held_out, make_examples, make_neighbourhoods, make_start, spread
 from training.pydocs import read_docstrings
+from training.student import build_student
 from training.tiers import TIERS
 
 
@@ -69,6 +72,9 @@ def test_a_projected_student_imitates_before_it_is_trained_and_goes_on_from_ther
     }  # fmt: skip
     assert (weights["imitated"] - weights["start"]).abs().max() > 1e-3
     assert (weights["end"] - weights["imitated"]).abs().max() < 1e-6
+    assert load_file(result.checkpoint / "model.safetensors")["exact_scale"].item() == pytest.approx(8.0)
+    build_student(str(result.checkpoint), tmp_path / "one", layers=[1])  # as --base and --layers have it
+    assert AutoConfig.from_pretrained(tmp_path / "one").exact
     assert result.read == {"imitating": 256, "apart": 48, "together": 48}
     assert list(result.loss) == ["imitating", "apart", "together"]
     assert [step for step, _ in result.dev_quality] == [0, 8, 14, 20]  # 256 / 32 texts, 48 / 8 queries, 48 / 8 queries

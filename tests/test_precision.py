@@ -51,7 +51,7 @@ def test_auto_does_not_ask_the_processor_for_apples_gpu(monkeypatch: pytest.Monk
 
 @torch.no_grad()
 def test_cosines_are_as_exact_as_without_it() -> None:
-    ranker = make_ranker(layers=0)  # nothing else is multiplied
+    ranker = make_ranker(layers=0, exact=True)  # nothing else is multiplied
     ranker.term_weight.uniform_(0, 5)
     sides = [padded([QUERY, OTHER_QUERY]), padded([[2, *PASSAGE], [2, 10, 11, 3]])]
     apart, together = [part for side in sides for part in side], pair(QUERY, PASSAGE)

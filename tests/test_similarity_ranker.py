@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -17,11 +18,11 @@ QUERY, OTHER_QUERY = [2, 10, 11, 12, 3], [2, 20, 21, 3]
 PASSAGE = [30, 31, 32, 33, 34, 3]
 
 
-def make_ranker(layers: int = 2, exact: bool = False) -> SimilarityRanker:
+def make_ranker(layers: int = 2, **settings: Any) -> SimilarityRanker:
     torch.manual_seed(1)
     config = SimilarityRankerConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, num_labels=1, initializer_range=0.4, exact=exact,
+        max_position_embeddings=32, num_labels=1, initializer_range=0.4, **settings,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     return SimilarityRanker(config).eval()
@@ -95,16 +96,15 @@ def test_late_interaction_takes_each_terms_best_match_by_its_weight() -> None:
     assert first.item() == pytest.approx((1 * 1.0 + 3 * 0.0) / 4)
 
 
-def test_exact_matches_are_counted_as_bm25_does() -> None:
-    query, passage = torch.tensor([[5, 6]]), torch.tensor([[5, 5, 7, 0]])
-    same, weight = (query[:, :, None] == passage[:, None, :]).float(), torch.tensor([[2.0, 1.0]])
-    real = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+@pytest.mark.parametrize(("usual_length", "b"), [(64.0, 0.4), (300.0, 1.0)])
+def test_exact_matches_are_counted_as_bm25_does(usual_length: float, b: float) -> None:
+    ranker = make_ranker(exact=True, usual_length=usual_length, b=b)
+    query, passage = torch.tensor([[5, 6]]), torch.tensor([[5, 5, 7, 5]])
+    weight, real = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9.
-    assert float(exact_match(same, weight, real, 64, 0.4)) == pytest.approx(
-        2 / 3 * 2 / (2 + 0.9 * (0.6 + 0.4 * 3 / 64))
-    )
-    assert float(exact_match(same, weight, real, 300, 1.0)) == pytest.approx(2 / 3 * 2 / (2 + 0.9 * 3 / 300))
-    assert float(exact_match(same, weight, torch.zeros(1, 4), 300, 1.0)) == 0.0
+    expected = 8 * 2 / 3 * 2 / (2 + 0.9 * (1 - b + b * 3 / usual_length))
+    assert float(exact_match(ranker, query, weight, passage, real)) == pytest.approx(expected)
+    assert float(exact_match(ranker, query, weight, passage, torch.zeros(1, 4))) == 0.0
 
 
 @torch.no_grad()
@@ -119,8 +119,9 @@ def test_a_narrow_ranker_adds_eight_exact_matches() -> None:
     expected = 8 * sum(w * s for w, s in zip(weight, saturated, strict=True)) / sum(weight)
     added = counting(**pair(QUERY, passage)).logits - plain(**pair(QUERY, passage)).logits
     assert added.item() == pytest.approx(expected, abs=1e-4)
-    padded_pair = counting(**pair(QUERY, passage, padding=7)).logits
-    torch.testing.assert_close(padded_pair, counting(**pair(QUERY, passage)).logits, atol=1e-5, rtol=1e-5)
+    behind = pair(QUERY, passage, padding=7)
+    behind["input_ids"][0, -7:] = 11  # what is masked must not be counted, whatever it is
+    torch.testing.assert_close(counting(**behind).logits, counting(**pair(QUERY, passage)).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_a_term_weighs_its_inverse_document_frequency_and_a_special_token_nothing(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from export.parity import encode_requests, torch_logits
 from export.quantize import quantize_int8
 from export.to_onnx import load_checkpoint
 from training.data import InputError
+from training.similarity_ranker import exact_match
 from training.student import build_student, reads_apart
 from training.t5_ranker import T5Ranker, T5RankerConfig
 from training.t5_student import scratch_student, train_tokenizer
@@ -194,6 +195,17 @@ def test_behind_closed_gates_a_pair_scores_as_its_texts_apart(tmp_path: Path) ->
     torch.testing.assert_close(together, apart, atol=2e-4, rtol=1e-4)
     model.gate.fill_(0.0)
     assert (model(**pairs).logits[:, 0] - apart).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_a_long_passage_is_discounted_whole(tmp_path: Path) -> None:
+    model, _ = scratch_student(TEXTS, tmp_path)
+    ids, weight = torch.tensor([[5]]), torch.ones(1, 1)
+    for length in (30, 300, 512):
+        passage = torch.full((1, length), 9)
+        passage[0, 3] = 5
+        found = float(exact_match(model, ids, weight, passage, torch.ones(1, length)))
+        assert found == pytest.approx(32 / (1 + 0.9 * length / 300))
 
 
 @torch.no_grad()

@@ -17,11 +17,12 @@ from datasets import Dataset
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.data import RankingData, held_texts, normalized
 from training.losses import shared
 from training.precision import exact
+from training.similarity_ranker import load_encoder
 
 TEXTS_A_ROW = 32
 TOKENS_A_ROW = 1024  # of a row's tokens; all pairs of them are compared
@@ -71,10 +72,8 @@ class ImitationLoss(nn.Module):
         self.replaced = replaced
         self.model = model
         self.unwrapped = shared(model)
-        encoder = AutoModel.from_pretrained(backbone)  # whole, or transformers warns of the pooler's unused weights
-        encoder.pooler = None
         # Hidden from the trainer, which would train it.
-        self.backbone = (encoder.eval().to(model.device),)
+        self.backbone = (load_encoder(backbone).eval().to(model.device),)
         self.backbone_ids = ids_of_pieces(model.tokenizer, AutoTokenizer.from_pretrained(backbone)).to(model.device)
         special = set(model.tokenizer.all_special_ids)
         self.pieces = torch.tensor([one for one in range(len(model.tokenizer)) if one not in special]).to(model.device)

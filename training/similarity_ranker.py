@@ -18,15 +18,23 @@ The readings need every token of the last layer, so its work at [CLS] alone woul
 
 A narrow student mistakes words for others that are alike, so `exact` gives it a fourth reading: how often each token of
 the query stands in the passage, saturated as in BM25 (Robertson and Zaragoza, 2009), in the mean that late interaction
-takes. Six layers of the backbone gain nothing by it.
+takes. What six layers say it did not better (STUDENT_LOG.md).
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel, BertPreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    BertPreTrainedModel,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from training.first_stage import K1, B
@@ -35,18 +43,21 @@ from training.precision import exact
 CLOSED = -4.0  # attention logit: exp(-4) is a fiftieth, near enough to alone, and still has a gradient
 # Cosine to logit. Late interaction orders better than the means, and a softmax over the sum is about as sure as right.
 COSINE_SCALE, LATE_SCALE, EXACT_SCALE = 8.0, 16.0, 8.0
-USUAL_LENGTH = 64.0  # tokens of a passage; BM25 takes the corpus's mean
 NO_MATCH = -1.0  # the lowest cosine: what a token finds in an empty passage
 
 
 class SimilarityRankerConfig(BertConfig):
-    """BERT's settings under a name of their own, so that no other class loads such a checkpoint by mistake; `exact`."""
+    """BERT's settings under a name of their own, so that no other class loads such a checkpoint by mistake.
+
+    `exact` as the module says, `usual_length` (tokens of a passage, of which BM25 takes the corpus's mean) and `b` as
+    `exact_match`.
+    """
 
     model_type = "similarity_ranker"
 
-    def __init__(self, exact: bool = False, **settings: Any) -> None:
+    def __init__(self, *, exact: bool = False, usual_length: float = 64.0, b: float = B, **settings: Any) -> None:
         super().__init__(**settings)
-        self.exact = exact
+        self.exact, self.usual_length, self.b = exact, usual_length, b
 
 
 class SimilarityRanker(BertPreTrainedModel):
@@ -86,8 +97,7 @@ class SimilarityRanker(BertPreTrainedModel):
         terms = self.term_weight[input_ids[:, first]].relu() * query[:, first]
         logit = read_together(self, state, query, passage, terms)
         if self.config.exact:
-            same = (input_ids[:, first, None] == input_ids[:, None, :]).to(real.dtype)
-            logit = logit + self.exact_scale * exact_match(same, terms, passage, USUAL_LENGTH, B)
+            logit = logit + exact_match(self, input_ids[:, first], terms, input_ids, passage)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
     def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
@@ -103,8 +113,7 @@ class SimilarityRanker(BertPreTrainedModel):
         terms = self.term_weight[query_ids].relu() * query
         logits = read_apart(self, query_state, query, passage_state, passage, terms)
         if self.config.exact:
-            same = (query_ids[:, None, :, None] == passage_ids[None, :, None, :]).to(passage.dtype)
-            logits = logits + self.exact_scale * exact_match(same, terms[:, None], passage, USUAL_LENGTH, B)
+            logits = logits + exact_match(self, query_ids[:, None], terms[:, None], passage_ids, passage)
         return logits
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
@@ -123,6 +132,13 @@ class SimilarityRanker(BertPreTrainedModel):
         for number, layer in enumerate(self.bert.encoder.layer):
             state = layer(state, attention_mask=padding + across * self.gate[number][None, :, None, None])[0]
         return state
+
+
+def load_encoder(folder: Path) -> Any:
+    """The encoder of a folder, without its pooler, which nothing here reads."""
+    encoder = AutoModel.from_pretrained(folder)  # whole, or transformers warns of the pooler's unused weights
+    encoder.pooler = None
+    return encoder
 
 
 def read_together(ranker: Any, state: Tensor, query: Tensor, passage: Tensor, terms: Tensor) -> Tensor:
@@ -159,16 +175,17 @@ def late_interaction(cosines: Tensor, weight: Tensor, present: Tensor) -> Tensor
     return (best * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1e-6)
 
 
-def exact_match(same: Tensor, weight: Tensor, passage: Tensor, usual_length: float, b: float) -> Tensor:
-    """The weighted mean over a query's tokens of BM25's saturated count in the passage; leading axes broadcast.
+def exact_match(ranker: Any, query_ids: Tensor, weight: Tensor, passage_ids: Tensor, passage: Tensor) -> Tensor:
+    """The scaled, weighted mean over a query's tokens of BM25's saturated count in the passage; leading axes broadcast.
 
-    Args: same (..., n, m), 1 where two tokens are equal; weight of the n tokens (..., n); passage (..., m), 1 at its
-    tokens; how many tokens are usual, and b, how much more or fewer of them matter.
+    Args: what has the learned scale, and in its configuration how many tokens are usual and b, the share of that
+    which longer passages count less; ids and weight of n tokens (..., n); ids of m (..., m), and 1 at the passage's.
     """
+    same = (query_ids[..., :, None] == passage_ids[..., None, :]).to(passage.dtype)
     count = (same * passage[..., None, :]).sum(dim=-1)
-    length = passage.sum(dim=-1, keepdim=True) / usual_length
-    saturated = count / (count + K1 * (1.0 - b + b * length)).clamp(min=1e-6)
-    return (saturated * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1e-6)
+    length = passage.sum(dim=-1, keepdim=True) / ranker.config.usual_length
+    saturated = count / (count + K1 * (1.0 - ranker.config.b + ranker.config.b * length)).clamp(min=1e-6)
+    return ranker.exact_scale * (saturated * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1e-6)
 
 
 def longest(query: Tensor) -> Tensor:

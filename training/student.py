@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -27,7 +26,7 @@ from transformers import (
 from training.backbone import BUILTIN, resolve_model
 from training.data import InputError
 from training.pair_template import with_token_types
-from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig
+from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig, load_encoder
 from training.t5_ranker import T5Ranker
 from training.t5_student import CHECKPOINTS, scratch_student, t5_student
 from training.teacher import model_kind
@@ -59,7 +58,7 @@ def build_student(
         texts: passages of the domain, whose words' inverse document frequencies a `SimilarityRanker` starts with;
             without them all words weigh the same.
         similar: whether a BERT becomes a `SimilarityRanker`; by default where it is a bi-encoder, with no head.
-        exact: whether that counts equal words too.
+        exact: whether a BERT that becomes one counts equal words too.
         layers: which of the base's layers to take, counted from 0, some of them repeatedly; all by default.
         languages: codes of the languages whose part of the vocabulary is kept (`vocabulary.SCRIPTS`); all by default.
     Raises: InputError when the base can't be loaded, its head has several labels, a chosen layer is not there, or a
@@ -117,9 +116,7 @@ def _similar(
 ) -> SimilarityRanker:
     settings = {**config.to_dict(), "model_type": SimilarityRankerConfig.model_type, "exact": exact}
     model = SimilarityRanker(SimilarityRankerConfig(**settings))
-    encoder = AutoModel.from_pretrained(folder)  # whole, or transformers warns of the pooler's unused weights
-    encoder.pooler = None
-    model.bert.load_state_dict(encoder.state_dict())
+    model.bert.load_state_dict(load_encoder(folder).state_dict())
     with torch.no_grad():
         model.term_weight.copy_(term_weights(tokenizer, texts, model.config.vocab_size))
     return model

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, T5Confi
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
+from training.first_stage import B
 from training.similarity_ranker import (
     CLOSED,
     COSINE_SCALE,
@@ -28,18 +29,18 @@ from training.similarity_ranker import (
     read_together,
 )
 
-EXACT_SCALE, USUAL_LENGTH, B = 32.0, 300.0, 1.0
+EXACT_SCALE = 32.0
 
 
 class T5RankerConfig(T5Config):
-    """T5's settings under a name of their own; `similar` as the module says."""
+    """T5's settings under a name of their own; `similar` as the module says, the rest as `SimilarityRankerConfig`."""
 
     model_type = "t5_ranker"
 
-    def __init__(self, similar: bool = False, **settings: Any) -> None:
+    def __init__(self, *, similar: bool = False, usual_length: float = 64.0, b: float = B, **settings: Any) -> None:
         # An encoder alone: with these T5's own defaults would ask for a decoder.
         super().__init__(**{**settings, "is_encoder_decoder": False, "use_cache": False})
-        self.similar = similar
+        self.similar, self.usual_length, self.b = similar, usual_length, b
 
 
 class T5Ranker(T5PreTrainedModel):
@@ -97,8 +98,7 @@ class T5Ranker(T5PreTrainedModel):
         first = slice(longest(query))
         terms = (weight * query)[:, first]
         logit = read_together(self, state, weight * query, weight * passage, terms)
-        same = (input_ids[:, first, None] == input_ids[:, None, :]).to(real.dtype)
-        logit = logit + self.exact_scale * exact_match(same, terms, passage, USUAL_LENGTH, B)
+        logit = logit + exact_match(self, input_ids[:, first], terms, input_ids, passage)
         return SequenceClassifierOutput(logits=logit[:, None] + self.classifier(state[:, 0]))
 
     def score_apart(self, query_ids: Tensor, query_mask: Tensor, passage_ids: Tensor, passage_mask: Tensor) -> Tensor:
@@ -108,8 +108,7 @@ class T5Ranker(T5PreTrainedModel):
         terms = self.term_weight[query_ids].relu() * query_mask
         weight = self.term_weight[passage_ids].relu() * passage
         logits = read_apart(self, query_state, terms, passage_state, weight, terms)
-        same = (query_ids[:, None, :, None] == passage_ids[None, :, None, :]).to(passage.dtype)
-        return logits + self.exact_scale * exact_match(same, terms[:, None], passage, USUAL_LENGTH, B)
+        return logits + exact_match(self, query_ids[:, None], terms[:, None], passage_ids, passage)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, passage: Tensor | None = None) -> Tensor:
         """Last states (batch, length, width), or (batch, 1, width) of the first token where no more is read.
