@@ -205,7 +205,7 @@ def test_a_long_passage_is_discounted_whole(tmp_path: Path) -> None:
         passage = torch.full((1, length), 9)
         passage[0, 3] = 5
         found = float(exact_match(model, ids, weight, passage, torch.ones(1, length)))
-        assert found == pytest.approx(32 / (1 + 0.9 * length / 300))
+        assert found == pytest.approx(16 / (1 + 0.9 * length / 300))
 
 
 @torch.no_grad()

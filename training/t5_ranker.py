@@ -29,7 +29,7 @@ from training.similarity_ranker import (
     read_together,
 )
 
-EXACT_SCALE = 32.0
+EXACT_SCALE = 16.0
 
 
 class T5RankerConfig(T5Config):
