@@ -96,13 +96,12 @@ def test_late_interaction_takes_each_terms_best_match_by_its_weight() -> None:
     assert first.item() == pytest.approx((1 * 1.0 + 3 * 0.0) / 4)
 
 
-@pytest.mark.parametrize(("usual_length", "b"), [(64.0, 0.4), (300.0, 1.0)])
-def test_exact_matches_are_counted_as_bm25_does(usual_length: float, b: float) -> None:
-    ranker = make_ranker(exact=True, usual_length=usual_length, b=b)
+def test_exact_matches_are_counted_as_bm25_does() -> None:
+    ranker = make_ranker(exact=True)
     query, passage = torch.tensor([[5, 6]]), torch.tensor([[5, 5, 7, 5]])
     weight, real = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
-    # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9.
-    expected = 8 * 2 / 3 * 2 / (2 + 0.9 * (1 - b + b * 3 / usual_length))
+    # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9, b = 0.4, 64 tokens are usual.
+    expected = 8 * 2 / 3 * 2 / (2 + 0.9 * (0.6 + 0.4 * 3 / 64))
     assert float(exact_match(ranker, query, weight, passage, real)) == pytest.approx(expected)
     assert float(exact_match(ranker, query, weight, passage, torch.zeros(1, 4))) == 0.0
 

@@ -23,8 +23,6 @@ CHARACTER_SHARE = 0.5  # of the vocabulary, at most, so that Chinese has words t
 SCRATCH_MAX_LENGTH = 512
 # What a CPU trains in minutes, as wide as the backbone that knows the words.
 SCRATCH: dict[str, Any] = {"d_kv": 64, "num_heads": 6, "d_ff": 768, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
-# Late interaction does not mind how long a passage is, so exact matches do all the more: BM25's usual b is 0.4 to 0.75.
-LENGTHS = {"usual_length": 300.0, "b": 1.0}
 QUIET = 0.1  # factor of what random blocks add at first: the words' own vectors lead
 
 
@@ -90,7 +88,7 @@ def scratch_student(texts: Sequence[str], cache: Path) -> tuple[T5Ranker, PreTra
     table[tokenizer.all_special_ids] = 0.0
     config = T5RankerConfig(
         similar=True, vocab_size=len(tokenizer), d_model=table.shape[1], dropout_rate=0.0, classifier_dropout=0.0,
-        num_labels=1, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **SCRATCH, **LENGTHS,
+        num_labels=1, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **SCRATCH,
     )  # fmt: skip
     model = T5Ranker(config)
     with torch.no_grad():
