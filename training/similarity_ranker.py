@@ -18,7 +18,7 @@ The readings need every token of the last layer, so its work at [CLS] alone woul
 
 A narrow student mistakes words for others that are alike, so `exact` gives it a fourth reading: how often each token of
 the query stands in the passage, saturated as in BM25 (Robertson and Zaragoza, 2009), in the mean that late interaction
-takes. What six layers say it did not better (STUDENT_LOG.md).
+takes. Added to a trained ranker of six layers it gained nothing (STUDENT_LOG.md).
 """
 
 from pathlib import Path

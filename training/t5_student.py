@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -22,7 +21,7 @@ LONGEST_PIECE = 16  # characters, SentencePiece's own limit: no sentence of a sc
 CHARACTER_SHARE = 0.5  # of the vocabulary, at most, so that Chinese has words too
 SCRATCH_MAX_LENGTH = 512
 # What a CPU trains in minutes, as wide as the backbone that knows the words.
-SCRATCH: dict[str, Any] = {"d_kv": 64, "num_heads": 6, "d_ff": 768, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
+SCRATCH = {"d_kv": 64, "num_heads": 6, "d_ff": 768, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
 QUIET = 0.1  # factor of what random blocks add at first: the words' own vectors lead
 
 
