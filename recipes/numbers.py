@@ -81,10 +81,11 @@ def section(name: str, result: dict[str, Any]) -> str:
     chosen = f", chosen on `{lineage['chosen on']['name']}`" if "chosen on" in lineage else ""
     measured = result["metrics"]["int8"][MEASURE]["queries"]
     read = "".join(f", {stage} {count:,}" for stage, count in data.get("read", {}).items())
+    minutes = run["seconds"] / 60
     lines = [
         f"{how} `{data['name']}`{f' ({read[2:]})' if read else ''}{chosen}, measured on {measured} "
         f"held-out queries, {parity['pairs']:,} pairs; means over queries with 95 % bootstrap intervals; seed "
-        f"{result['seed']}; {run['seconds'] / 60:.0f} minutes from data to artifact and "
+        f"{result['seed']}; {minutes:.{int(minutes < 10)}f} minutes from data to artifact and "
         f"{run['peak memory in MB']:,} MB of memory at most. All numbers are in "
         f"[recipes/results/{name}.json](../recipes/results/{name}.json).",
         "",

@@ -81,7 +81,7 @@ def test_an_artifact_becomes_a_result_and_a_section(measured: Path) -> None:
     for row in (
         "Trained on `planted` (apart 1,024, together 8), chosen on `others`, measured on 40 held-out queries",
         "MRR@10 on dev by step: 0.2500 at 0, 0.5000 at 1,500.",
-        "4 minutes from data to artifact and 1,234 MB",
+        "3.5 minutes from data to artifact and 1,234 MB",
         "| int8 | 40 | 0.5123 (0.4000 to 0.6000) | 0.2500 (0.4000 to 0.6000) |",
         "| int8 ONNX, runtime | 100 (90 to 120) |",
         "| size | 3.25 MB | 5 | FAIL | too large |",
