@@ -182,7 +182,7 @@ def test_a_t5_from_scratch_goes_the_whole_way(distil: Callable[..., int], tmp_pa
     output = tmp_path / "t5"
     assert distil(output, "--tier", "medium", "--base", "scratch", "--gate", "report", "--int8_tau", "0.98") == 0
     manifest = read_manifest(output)
-    assert manifest.lineage["base"]["start"] == "2 random T5 layers on a table of words embedded by builtin"
+    assert manifest.lineage["base"]["start"] == "2 random T5 layers on a table of words taught by builtin"
     assert all(gate["passed"] for gate in manifest.gates if "first stage" not in gate["name"])
     assert len(Reranker(output).rerank("falcon winter", ["a river", "a falcon"])) == 2
 

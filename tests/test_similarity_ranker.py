@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 
 from export.cls_graph import export_first_token
 from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig, exact_match, late_interaction
-from training.student import term_weights
+from training.static_words import term_weights
 
 QUERY, OTHER_QUERY = [2, 10, 11, 12, 3], [2, 20, 21, 3]
 PASSAGE = [30, 31, 32, 33, 34, 3]
@@ -96,12 +96,13 @@ def test_late_interaction_takes_each_terms_best_match_by_its_weight() -> None:
     assert first.item() == pytest.approx((1 * 1.0 + 3 * 0.0) / 4)
 
 
-def test_exact_matches_are_counted_as_bm25_does() -> None:
-    ranker = make_ranker(exact=True)
+@pytest.mark.parametrize(("usual_length", "b"), [(64.0, 0.4), (300.0, 1.0)])
+def test_exact_matches_are_counted_as_bm25_does(usual_length: float, b: float) -> None:
+    ranker = make_ranker(exact=True, usual_length=usual_length, b=b)
     query, passage = torch.tensor([[5, 6]]), torch.tensor([[5, 5, 7, 5]])
     weight, real = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
-    # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9, b = 0.4, 64 tokens are usual.
-    expected = 8 * 2 / 3 * 2 / (2 + 0.9 * (0.6 + 0.4 * 3 / 64))
+    # The first token, of weight 2 of 3, stands there twice among three; k1 = 0.9.
+    expected = 8 * 2 / 3 * 2 / (2 + 0.9 * (1 - b + b * 3 / usual_length))
     assert float(exact_match(ranker, query, weight, passage, real)) == pytest.approx(expected)
     assert float(exact_match(ranker, query, weight, passage, torch.zeros(1, 4))) == 0.0
 

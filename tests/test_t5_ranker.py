@@ -198,11 +198,14 @@ def test_behind_closed_gates_a_pair_scores_as_its_texts_apart(tmp_path: Path) ->
 
 
 @torch.no_grad()
-def test_exact_matches_begin_with_weight_sixteen(tmp_path: Path) -> None:
+def test_a_long_passage_is_discounted_whole(tmp_path: Path) -> None:
     model, _ = scratch_student(TEXTS, tmp_path)
-    passage = torch.tensor([[9, 9, 5, 9]])
-    found = float(exact_match(model, torch.tensor([[5]]), torch.ones(1, 1), passage, torch.ones(1, 4)))
-    assert found == pytest.approx(16 / (1 + 0.9 * (0.6 + 0.4 * 4 / 64)))
+    ids, weight = torch.tensor([[5]]), torch.ones(1, 1)
+    for length in (30, 300, 512):
+        passage = torch.full((1, length), 9)
+        passage[0, 3] = 5
+        found = float(exact_match(model, ids, weight, passage, torch.ones(1, length)))
+        assert found == pytest.approx(16 / (1 + 0.9 * length / 300))
 
 
 @torch.no_grad()

@@ -43,21 +43,21 @@ from training.precision import exact
 CLOSED = -4.0  # attention logit: exp(-4) is a fiftieth, near enough to alone, and still has a gradient
 # Cosine to logit. Late interaction orders better than the means, and a softmax over the sum is about as sure as right.
 COSINE_SCALE, LATE_SCALE, EXACT_SCALE = 8.0, 16.0, 8.0
-USUAL_LENGTH = 64.0  # tokens of a passage; BM25 takes the corpus's mean
 NO_MATCH = -1.0  # the lowest cosine: what a token finds in an empty passage
 
 
 class SimilarityRankerConfig(BertConfig):
     """BERT's settings under a name of their own, so that no other class loads such a checkpoint by mistake.
 
-    `exact` as the module says.
+    `exact` as the module says, `usual_length` (tokens of a passage, of which BM25 takes the corpus's mean) and `b` as
+    `exact_match`.
     """
 
     model_type = "similarity_ranker"
 
-    def __init__(self, *, exact: bool = False, **settings: Any) -> None:
+    def __init__(self, *, exact: bool = False, usual_length: float = 64.0, b: float = B, **settings: Any) -> None:
         super().__init__(**settings)
-        self.exact = exact
+        self.exact, self.usual_length, self.b = exact, usual_length, b
 
 
 class SimilarityRanker(BertPreTrainedModel):
@@ -178,13 +178,15 @@ def late_interaction(cosines: Tensor, weight: Tensor, present: Tensor) -> Tensor
 def exact_match(ranker: Any, query_ids: Tensor, weight: Tensor, passage_ids: Tensor, passage: Tensor) -> Tensor:
     """The scaled, weighted mean over a query's tokens of BM25's saturated count in the passage; leading axes broadcast.
 
-    Args: what has the learned scale; ids and weight of n tokens (..., n); ids of m (..., m), and 1 at the passage's.
+    Args: what has the learned scale, and in its configuration how many tokens are usual and b, the share of that
+    which longer passages count less; ids and weight of n tokens (..., n); ids of m (..., m), and 1 at the passage's.
     """
     same = (query_ids[..., :, None] == passage_ids[..., None, :]).to(passage.dtype)
     count = (same * passage[..., None, :]).sum(dim=-1)
-    length = passage.sum(dim=-1, keepdim=True) / USUAL_LENGTH
-    saturated = count / (count + K1 * (1.0 - B + B * length))
-    return ranker.exact_scale * (saturated * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1e-6)
+    length = passage.sum(dim=-1, keepdim=True) / ranker.config.usual_length
+    half = (K1 * (1.0 - ranker.config.b + ranker.config.b * length)).clamp(min=1e-6)
+    logit = ranker.exact_scale * (count / (count + half) * weight).sum(dim=-1)
+    return logit / weight.sum(dim=-1).clamp(min=1e-6)
 
 
 def longest(query: Tensor) -> Tensor:

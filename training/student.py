@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -27,6 +26,7 @@ from training.backbone import BUILTIN, resolve_model
 from training.data import InputError
 from training.pair_template import with_token_types
 from training.similarity_ranker import SimilarityRanker, SimilarityRankerConfig, load_encoder
+from training.static_words import term_weights
 from training.t5_ranker import T5Ranker
 from training.t5_student import CHECKPOINTS, scratch_student, t5_student
 from training.teacher import model_kind
@@ -67,10 +67,8 @@ def build_student(
     torch.manual_seed(seed)
     if base == SCRATCH:
         ranker, words = scratch_student(texts, destination.with_name("words"))
-        with torch.no_grad():
-            ranker.term_weight.copy_(term_weights(words, texts, ranker.config.vocab_size))
         save_checkpoint(ranker, words, destination)
-        return f"{ranker.config.num_layers} random T5 layers on a table of words embedded by {BUILTIN}"
+        return f"{ranker.config.num_layers} random T5 layers on a table of words taught by {BUILTIN}"
     folder = resolve_model(base)
     check_head(folder, base)
     try:
@@ -120,19 +118,6 @@ def _similar(
     with torch.no_grad():
         model.term_weight.copy_(term_weights(tokenizer, texts, model.config.vocab_size))
     return model
-
-
-def term_weights(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], size: int) -> Tensor:
-    """BM25's inverse document frequency of each token id in `texts`, float32 (size,); 0 for special tokens.
-
-    ln(1 + (N - n + 0.5) / (n + 0.5)) where n of N texts have the token (Robertson and Zaragoza, 2009).
-    """
-    counts = torch.zeros(size)
-    for text in texts:
-        counts[list(set(tokenizer(text, truncation=True)["input_ids"]))] += 1
-    weights = torch.log1p((len(texts) - counts + 0.5) / (counts + 0.5))
-    weights[tokenizer.all_special_ids] = 0.0
-    return weights
 
 
 def reads_apart(checkpoint: Path) -> bool:

@@ -6,8 +6,8 @@ passage makes the same input. T5, FLAN-T5 and mT5 weights load as they are; the 
 the first token is read, the last block is computed there alone, which is exact.
 
 A T5 that starts from nothing does not find matching words by itself. `similar` gives it the gate and the readings of a
-`SimilarityRanker`, that of equal tokens among them, its means weighted by term. T5 knows no token types: the passage is
-what follows the first end-of-sequence token.
+`SimilarityRanker`, its means weighted by term, that of equal tokens with all of BM25's discount for long passages,
+b = 1: late interaction has none. T5 knows no token types: the passage is what follows the first end-of-sequence token.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, T5Confi
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
+from training.first_stage import B
 from training.similarity_ranker import (
     CLOSED,
     COSINE_SCALE,
@@ -32,14 +33,14 @@ EXACT_SCALE = 16.0
 
 
 class T5RankerConfig(T5Config):
-    """T5's settings under a name of their own; `similar` as the module says."""
+    """T5's settings under a name of their own; `similar` as the module says, the rest as `SimilarityRankerConfig`."""
 
     model_type = "t5_ranker"
 
-    def __init__(self, *, similar: bool = False, **settings: Any) -> None:
+    def __init__(self, *, similar: bool = False, usual_length: float = 64.0, b: float = B, **settings: Any) -> None:
         # An encoder alone: with these T5's own defaults would ask for a decoder.
         super().__init__(**{**settings, "is_encoder_decoder": False, "use_cache": False})
-        self.similar = similar
+        self.similar, self.usual_length, self.b = similar, usual_length, b
 
 
 class T5Ranker(T5PreTrainedModel):

@@ -9,10 +9,9 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5TokenizerFast
 
-from training.backbone import BUILTIN
 from training.data import InputError
+from training.static_words import embed_pieces, teach_pieces, term_weights
 from training.t5_ranker import T5Ranker, T5RankerConfig
-from training.teacher import encode_texts
 
 CHECKPOINTS = ("t5", "mt5")
 PROMPTS = ("Query:", "Document:")  # as RankT5 was trained to read them
@@ -22,6 +21,8 @@ CHARACTER_SHARE = 0.5  # of the vocabulary, at most, so that Chinese has words t
 SCRATCH_MAX_LENGTH = 512
 # What a CPU trains in minutes, as wide as the backbone that knows the words.
 SCRATCH = {"d_kv": 64, "num_heads": 6, "d_ff": 768, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
+USUAL_LENGTH = 300.0  # tokens of a passage, with all of BM25's discount for longer ones: late interaction has none
+MEANS_SCALE = 16.0  # as late interaction has: means of taught pieces order well
 QUIET = 0.1  # factor of what random blocks add at first: the words' own vectors lead
 
 
@@ -77,20 +78,21 @@ def set_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
 def scratch_student(texts: Sequence[str], cache: Path) -> tuple[T5Ranker, PreTrainedTokenizerFast]:
     """A small T5 with random blocks, `similar`, and a Unigram tokenizer of the texts' own pieces.
 
-    Its table of words is the built-in backbone's embedding of each piece by itself, less their mean: a static model of
-    the teacher (Model2Vec; Tulkens and van Dongen, 2024). `cache` keeps what was embedded.
+    A piece weighs what it does in BM25, and stands for what the built-in backbone says (`static_words`). `cache` keeps
+    what that one embedded.
     """
     tokenizer = train_tokenizer(texts)
-    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    words = encode_texts(BUILTIN, [piece.replace("\u2581", " ").strip() or "," for piece in pieces], cache)
-    table = torch.from_numpy(words - words.mean(axis=0))
-    table[tokenizer.all_special_ids] = 0.0
+    weight = term_weights(tokenizer, texts, len(tokenizer))
+    table = teach_pieces(embed_pieces(tokenizer, cache), weight, tokenizer, texts, cache)
     config = T5RankerConfig(
         similar=True, vocab_size=len(tokenizer), d_model=table.shape[1], dropout_rate=0.0, classifier_dropout=0.0,
-        num_labels=1, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **SCRATCH,
+        num_labels=1, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        usual_length=USUAL_LENGTH, b=1.0, **SCRATCH,
     )  # fmt: skip
     model = T5Ranker(config)
     with torch.no_grad():
+        model.term_weight.copy_(weight)
+        model.dimension_weight.fill_(MEANS_SCALE)
         model.shared.weight.copy_(table * table.shape[1] ** 0.5)  # of the size that T5 gives its tables
         for block in model.encoder.block:
             block.layer[0].SelfAttention.o.weight.mul_(QUIET)
