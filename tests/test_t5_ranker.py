@@ -209,6 +209,19 @@ def test_a_long_passage_is_discounted_whole(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_a_text_is_as_near_to_itself_as_both_readings_weigh(tmp_path: Path) -> None:
+    model, tokenizer = scratch_student(TEXTS, tmp_path)
+    text = tokenizer([QUERY], return_tensors="pt")
+    weight = model.term_weight[text["input_ids"]]
+    exact = exact_match(model, text["input_ids"], weight, text["input_ids"], text["attention_mask"].float())
+    # A cosine of 1 by sixteen from the means, and as much from late interaction.
+    assert float(model.score_apart(*text.values(), *text.values()) - exact) == pytest.approx(32, abs=1e-3)
+    found = sum("river" in one.split() for one in TEXTS)
+    (river,) = tokenizer(["river"], add_special_tokens=False)["input_ids"][0]
+    assert float(model.term_weight[river]) == pytest.approx(np.log(1 + (len(TEXTS) - found + 0.5) / (found + 0.5)))
+
+
+@torch.no_grad()
 def test_what_starts_from_nothing_starts_as_a_match_of_words(tmp_path: Path) -> None:
     build_student("scratch", tmp_path / "scratch", texts=TEXTS)
     assert reads_apart(tmp_path / "scratch")

@@ -65,15 +65,15 @@ def teach_pieces(
     """The directions of the pieces, float32 (pieces, dimension) of norm 1 and 0 where the table has none.
 
     Args: what they begin with; how much each counts in a text's mean, (pieces,); passages of the domain; where what
-    was embedded is kept. Texts with no known piece teach nothing.
+    was embedded is kept. Texts whose pieces weigh nothing teach nothing.
     """
     runs = runs_of_words(texts)
-    ids = [torch.tensor(row) for row in tokenizer(runs, add_special_tokens=False)["input_ids"]]
-    told = [i for i, row in enumerate(ids) if len(row) and weight[row].sum() > 0]
-    if len(told) < 2:
+    read = tokenizer(runs, add_special_tokens=False)["input_ids"]
+    known = [(run, row) for run, row in zip(runs, read, strict=True) if row]
+    if not known:
         return normalize(table, dim=1)
-    target = torch.from_numpy(encode_texts(BUILTIN, [runs[i] for i in told], cache))
-    ids = [ids[i] for i in told]
+    target = torch.from_numpy(encode_texts(BUILTIN, [run for run, _ in known], cache))
+    ids = [torch.tensor(row) for _, row in known]
     batches = max(1, len(ids) // BATCH)
     learned = nn.Parameter(normalize(table, dim=1))
     optimizer = torch.optim.Adam([learned], lr=RATE)
