@@ -81,6 +81,8 @@ def launch(
     or a disk that is full or out of reach, 130 when the user interrupted it. `positional`: name -> what argparse's
     `add_argument` takes.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as this package leaves it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     name = f"python -m recipes.{recipe}"
     arguments = list(sys.argv[1:] if argv is None else argv)
     for argument in arguments:
@@ -137,6 +139,7 @@ def read_settings(
         usage=usage or " ".join(["%(prog)s", *taken, "[--OPTION VALUE ...]"]),
         description=explanation,
         formatter_class=HelpFormatter,
+        allow_abbrev=False,  # each option has two spellings, which would both be offered for a shortened one
     )
     for argument, settings in positional.items():
         parser.add_argument(argument, **settings)

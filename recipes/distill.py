@@ -50,6 +50,7 @@ def run(
     output = config.output or Path("artifacts") / student.tier
     max_length = measuring.max_length or tier.max_length
     check(measuring, tier, output, student.base, training, student.teacher)
+    stages.check_base_size(student.base, student.tier, training)
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     stage = first_stage_of(search, measuring.cache)

@@ -65,6 +65,7 @@ def run(
     name, max_length = as_the_base(config, measuring.max_length)
     config, tier = replace(config, tier=name), TIERS[name]
     check(measuring, tier, config.output, config.base, training, config.teacher)
+    stages.check_base_size(config.base, name, training)
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     stage = first_stage_of(search, measuring.cache)

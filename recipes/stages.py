@@ -35,6 +35,7 @@ from training.prepare import (
 )
 from training.processes import process_count
 from training.student import SCRATCH, reads_apart
+from training.t5_student import CHECKPOINTS
 from training.tiers import TIERS, Tier
 from training.train import TrainingResult, joined, train
 
@@ -112,6 +113,18 @@ def begin(
         say(f"    {start}")
         check_size(AutoConfig.from_pretrained(workspace / "start"), settings["base"], settings["tier"])
         yield workspace, start
+
+
+def check_base_size(base: str, tier: str, training: TrainingConfig) -> None:
+    """`check_size` of a base that is taken whole, before any work; what is cut or projected is measured by `begin`."""
+    if base == SCRATCH or is_projected(base, TIERS[tier]) or training.layers or training.trim_vocabulary:
+        return
+    try:
+        kind = AutoConfig.from_pretrained(resolve_model(base), trust_remote_code=False, num_labels=1)
+        if kind.model_type not in CHECKPOINTS:  # of T5 the encoder is taken
+            check_size(kind, base, tier)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # whoever loads the model says more of it
 
 
 def check_size(kind: PretrainedConfig, model: str, tier: str) -> None:

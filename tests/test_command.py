@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -102,13 +104,26 @@ def test_an_interrupt_is_a_line_that_says_what_goes_on(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "interrupted; the same command goes on from what is in --cache\n"
 
 
-def test_an_unknown_option_is_named_and_nothing_runs(capsys: pytest.CaptureFixture) -> None:
+def test_an_interrupt_while_libraries_load_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)", encoding="utf-8")
+    places = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(
+        [sys.executable, "-m", "recipes.distill"],
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize("option", ["--cuont", "--cou"])
+def test_an_unknown_option_is_named_and_nothing_runs(option: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:
-        launch("made", "Doc.", lambda *_: pytest.fail("it ran"), [OneConfig], ["--cuont", "4"])
+        launch("made", "Doc.", lambda *_: pytest.fail("it ran"), [OneConfig], [option, "4"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines() == [
         "usage: python -m recipes.made [--OPTION VALUE ...]",
-        "python -m recipes.made: error: unrecognized arguments: --cuont 4",
+        f"python -m recipes.made: error: unrecognized arguments: {option} 4",
     ]
 
 

@@ -95,7 +95,10 @@ def test_a_student_beyond_its_tier_is_refused_before_it_is_trained(
     (wide / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(wide)).save_pretrained(wide)
     tokenizer.save_pretrained(wide)
-    assert distil(tmp_path / "none", "--base", str(wide), "--tier", "nano") == 1
-    found = capsys.readouterr()
-    assert "MB or more in int8, and --tier nano has 5: choose --tier small" in found.err
-    assert "4/7" not in found.out
+    # What is cut is measured when it has been.
+    for options, seen, unseen in (([], "", "1/7"), (["--layers", "0"], "3/7", "4/7")):
+        assert distil(tmp_path / "none", "--base", str(wide), "--tier", "nano", *options) == 1
+        found = capsys.readouterr()
+        assert "MB or more in int8, and --tier nano has 5: choose --tier small" in found.err
+        assert seen in found.out
+        assert unseen not in found.out
