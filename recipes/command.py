@@ -35,6 +35,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     """--help with the examples on their own lines, and the default of each option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {shlex.join(map(str, action.default))})"
         return action.help if action.default is None else super()._get_help_string(action)
 
 

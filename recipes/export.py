@@ -51,9 +51,11 @@ def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, 
     folder = resolve_model(model)
     output = config.output or Path("artifacts") / (Path(model).name or folder.name).removesuffix(CHECKPOINT_SUFFIX)
     max_length = measuring.max_length or tier.max_length
-    if folder.resolve() == checkpoint_of(output).resolve():
-        raise InputError(f"{output} is what would be exported, and replaced by less: choose another --output")
     check(measuring, tier, output, model)
+    if folder.resolve() == checkpoint_of(output).resolve():
+        raise InputError(f"{model} would be replaced by what is made of it, {output}: choose another --output")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{model} is no model: expected a folder with config.json, weights and tokenizer, or a hub id")
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     stage = first_stage_of(search, measuring.cache)

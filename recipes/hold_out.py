@@ -15,6 +15,8 @@ from training.mixture import apart_from
 from training.prepare import DEV_DEPTH, Held, held_out, missing_judgments
 from training.student import SCRATCH
 
+FEW = 30  # queries, below which an interval is as wide as the scale
+
 
 def hold_out(
     config: MeasuringConfig,
@@ -38,6 +40,9 @@ def hold_out(
     data, chosen_by = choosing(config, data, measured, drop_leaks)
     dev = held_out(chosen_by, "dev", config.dev_queries, DEV_DEPTH, config.seed, stage)
     tests = held_out(measured, "test", config.test_queries, config.test_depth or config.depth, config.seed, stage)
+    for what, held in (("dev", dev), ("test", tests)):
+        if len(held.candidates) < FEW:
+            say(f"    only {len(held.candidates)} {what} queries of {held.data.name}: its figures can't tell much")
     check_held_out(dev, tests, None if base == SCRATCH else resolve_model(base), max_length)
     return data, dev, tests
 

@@ -22,7 +22,7 @@ from training.candidates import Candidates
 from training.data import InputError
 from training.prepare import Held
 from training.score_file import SCORE_SUFFIXES
-from training.teacher import open_teacher, score_pairs
+from training.teacher import model_kind, open_teacher, score_pairs
 from training.trec import Run, read_run
 
 FIRST_STAGE = "first stage"
@@ -76,6 +76,10 @@ def find_model(given: str) -> Found:
         weights = [*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")]
         if not weights and (any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx"))):
             return Found(name, "ONNX folder", source)
+        if not model_kind(path):
+            raise InputError(
+                f"{source} holds no model: expected an artifact, a checkpoint, a bi-encoder or an ONNX file"
+            )
     with called_model():
         open_teacher(source)
     return Found(name, "checkpoint", source)

@@ -37,7 +37,10 @@ class StudentConfig:
 
     tier: str = setting("small", "size of the student", choices=list(TIERS))
     data: list[str] = field(default_factory=lambda: ["pydocs"], metadata={"help": DATA_HELP})
-    teacher: str = setting("builtin", "builtin, a model folder, a hub id, or a file of scores (.jsonl, .tsv, .parquet)")
+    teacher: str = setting(
+        "builtin",
+        "builtin, a model folder, a hub id, a file of scores (.jsonl, .tsv, .parquet), or data: those that it brings",
+    )
     base: str = setting(
         "builtin",
         "what the student is made of: builtin, a folder, an artifact, a hub id, or scratch (a small T5)",
@@ -48,12 +51,14 @@ class StudentConfig:
 class MeasuringConfig:
     """How a model is quantized, calibrated and measured. Where a tier has its own value, None takes it."""
 
-    cache: Path = setting(Path("cache"), "folder of teacher scores, checkpoints and unfinished artifacts")
+    cache: Path = setting(
+        Path("cache"), "folder of what can be used again: teacher scores, checkpoints, unfinished artifacts"
+    )
     languages: list[str] = setting(None, "languages of the data, for the model card: codes such as en", nargs="+")
     dev: str | None = setting(
         None,
-        "what chooses a checkpoint, quantizes and calibrates: another source, its dev split or, without one, all "
-        "of its judged queries; by default the dev split of the data",
+        "what quantizes and calibrates, and in training chooses a checkpoint: another source, its dev split or, "
+        "without one, all of its judged queries; by default the dev split of the data",
     )
     dev_queries: int = setting(100, "how many dev queries do")
     test_queries: int = setting(400, "held-out queries to measure on")
@@ -240,6 +245,10 @@ def check(
             check_head(folder, base)
         if training and training.layers is not None and (depth := layers_of(folder)):
             check_layers(training.layers, depth, base)
+            if is_projected(base, tier) and training.layers != sorted(set(training.layers)):
+                raise InputError(
+                    f"--layers {' '.join(map(str, training.layers))}: a projection takes rising ones, such as 0 5"
+                )
         positions = positions_in(folder)
         lengths = {"max_length": config.max_length}
         if training:
@@ -247,6 +256,8 @@ def check(
         for name, length in lengths.items():
             if length and positions and length > positions:
                 raise InputError(f"--{name} is {length}: the base has {positions} positions, pass --{name} {positions}")
+    if config.cache.exists() and not config.cache.is_dir():
+        raise InputError(f"--cache {config.cache} is a file: expected a folder, which need not be there yet")
     make_folder(output.parent, f"--output {output}")
     if not replaceable(output):
         raise InputError(f"--output {output} exists and is no artifact, so it is not replaced: choose another folder")

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,23 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert (done.stdout, done.stderr) == ("0\n0\n", "")
 
 
+@dataclass(frozen=True)
+class ListConfig:
+    """Several of a kind."""
+
+    sources: list[str] = field(default_factory=lambda: ["here", "and there"], metadata={"help": "what to read"})
+
+
 def test_help_keeps_examples_on_their_lines_and_gives_defaults(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        launch("made", "Make.\n\nrecipes.made --count 1\nrecipes.made --count 2", print, [OneConfig], ["--help"])
+        launch(
+            "made",
+            "Make.\n\nrecipes.made --count 1\nrecipes.made --count 2",
+            print,
+            [OneConfig, ListConfig],
+            ["--help"],
+        )
     shown = capsys.readouterr().out
     assert "\nrecipes.made --count 1\nrecipes.made --count 2\n" in shown
     assert "how many things (default: 3)" in shown
+    assert "what to read (default: here 'and there')" in shown

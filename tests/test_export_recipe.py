@@ -79,8 +79,11 @@ def test_refusals_are_one_line(tmp_path: Path, tiny_artifact: Path, capsys: pyte
         (three, {"threads": -1}, 2, "--threads is -1: expected 0 or more"),
         ("owner/name", {}, 2, "neither a folder nor in the hub's cache"),
         (three, {"output": kept.with_suffix("")}, 2, "would put its PyTorch weights into"),
-        (artifact, {"output": artifact}, 2, "is what would be exported, and replaced by less"),
+        (artifact, {"output": artifact}, 2, "would be replaced by what is made of it"),
         (listed, {}, 1, "can't be read as a model"),
+        (corpus, {}, 2, f"error: {corpus} is no model: expected a folder with config.json"),
+        (artifact, {"output": artifact, "max_length": 8}, 2, "--max_length is 8: expected 16 or more"),
+        (three, {"cache": three / "config.json"}, 2, "config.json is a file: expected a folder"),
         (two, {"max_length": 79}, 2, "--max_length is 79: the base has 78 positions"),
     ):
         output = more.pop("output", tmp_path / "out")

@@ -186,7 +186,9 @@ def test_the_least_relevant_grade_holds_for_what_knows_relevant_or_not_alone() -
     assert one["MRR@10"]["q2"] == 0.5
 
 
-@pytest.mark.parametrize("name", ["P", "nDCG(foo=1)@10", "nDCG@ten", "AP@", "", "1", "MRR MRR", "StRecall", "AP(2)"])
+@pytest.mark.parametrize(
+    "name", ["P", "nDCG(foo=1)@10", "nDCG@ten", "AP@", "", "1", "MRR MRR", "StRecall", "AP(2)", "nDCG@0", "MRR@0"]
+)
 def test_every_measure_that_can_not_be_computed_is_bad_input(name: str) -> None:
     with pytest.raises(InputError, match="measure"):
         parse_measures([name])

@@ -83,7 +83,7 @@ def test_scores_are_kept_and_tokens_bounded(
         (["{run}", "--test_share", "0.9"], "--test_share is 0.9: expected above 0 to 0.8"),
         (["gone.trec"], "there is no run file 'gone.trec'"),
         (["x="], "does not exist"),
-        (["{data}"], "model {data} is neither a cross-encoder"),
+        (["{data}"], "{data} holds no model: expected an artifact, a checkpoint"),
         (["{run}", "{run}"], "'better' and 'better' would be one name: call one of them otherwise, NAME=MODEL"),
         (["First-Stage={run}"], "'first stage' and 'First-Stage' would be one name"),
         (["{run}", "--data", "no/data"], "data source 'no/data' is no folder"),

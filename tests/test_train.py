@@ -204,11 +204,12 @@ def test_chosen_layers_are_the_bases_own(tiny_checkpoint: Path, tmp_path: Path) 
 
 
 def test_the_log_has_a_line_for_every_value_with_rate_and_speed(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr("training.progress.time", Clock())
     logits = planted(0)
     result = train(tiny_checkpoint, make_examples(logits, 12), *make_dev(logits), tmp_path / "run", **SETTINGS)
+    assert "run: 100%|" in capsys.readouterr().err
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert [(line["step"], line["loss"]) for line in steps] == result.loss["run"]

@@ -94,7 +94,9 @@ def test_further_plain_texts_are_imitated_and_named_with_their_licence(tmp_path:
             check(MeasuringConfig(), TIERS[tier], tmp_path, "builtin", config)
 
 
-def test_all_that_the_measured_source_holds_out_is_unseen_however_few_queries_are_measured(tmp_path: Path) -> None:
+def test_all_that_the_measured_source_holds_out_is_unseen_however_few_queries_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured = make_data(queries=6)
     grades = {f"q{i}": {f"p{i}": 1} for i in range(6)}
     measured = replace(
@@ -111,6 +113,10 @@ def test_all_that_the_measured_source_holds_out_is_unseen_however_few_queries_ar
         {text.format(i) for i in range(6)} for text in ("wide river number{} flows", "which river has number{}")
     )
     assert found.unseen == answers | questions
+    assert "    only 2 test queries of wide: its figures can't tell much\n" in capsys.readouterr().out
+    monkeypatch.setattr("recipes.hold_out.FEW", 2)
+    hold_out(config, data, source, "scratch", 64, BM25_OR_OWN)
+    assert "test queries of" not in capsys.readouterr().out
 
 
 def test_checkpoints_are_chosen_on_queries_of_another_source(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -182,6 +182,8 @@ def _parse(name: str, relevant: int) -> ir_measures.Measure:
         supported = ir_measures.DefaultPipeline.supports(measure)
     except (NameError, ValueError, KeyError, SyntaxError, AssertionError) as error:
         raise InputError(f"unknown measure {name!r}: expected a name like nDCG@10, MRR@10 or R@100") from error
+    if measure.params.get("cutoff", 1) < 1:  # of which the library underneath ends the process
+        raise InputError(f"measure {name!r}: expected a cutoff of 1 or more, as in nDCG@10")
     if not supported:
         raise InputError(f"measure {name!r} can't be computed here: expected nDCG@k, MRR@k, R@k, P@k or AP")
     return measure

@@ -25,6 +25,12 @@ class TrainingProgress(ProgressCallback):
         self.steps, self.spent, self.began = 0, 0.0, 0.0
         self.shown: dict[str, str] = {}
 
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Show the bar, by the name of the stage."""
+        super().on_train_begin(*args, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.file.parent.name)
+
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Start the clock of a step."""
         self.began = time.monotonic()
