@@ -188,7 +188,7 @@ def test_an_unknown_source_says_what_is_accepted(tmp_path: Path) -> None:
 def test_judgments_without_any_relevant_passage_are_refused(folder: Path) -> None:
     for split, line in (("train", "q1\tp1\t0"), ("dev", "q2\tp2\t-1"), ("test", "q3\tgone\t1")):
         (folder / f"qrels.{split}.tsv").write_text(f"{HEADER}{line}\n", encoding="utf-8")
-    with pytest.raises(InputError, match="no judgment above 0"):
+    with pytest.raises(InputError, match="no passage that is there has a judgment above 0"):
         load(folder, keep_missing=True)
 
 

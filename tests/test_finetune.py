@@ -132,6 +132,7 @@ def test_a_refusal_says_what_helps_against_the_gates_that_refused() -> None:
         (["--data", "pydocs", "--documents", "docs"], "expected either --data or --documents"),
         (["--documents", "no/such/folder"], "no/such/folder': no such folder"),
         (["--data", "no/such/folder"], "no/such/folder' is no folder"),
+        (["--documents", "no/such/folder", "--eval", "no/eval"], "data source 'no/eval' is no folder"),
         (["--data", "caf\udce9"], "'caf\\udce9' is not UTF-8: rename that file or folder"),
         (
             ["--data", "pydocs", "--base", "~nobody-of-that-name/m"],

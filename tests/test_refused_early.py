@@ -11,6 +11,8 @@ import pytest
 from test_distill import distil, write_corpus, write_lines  # noqa: F401
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from recipes import finetune
+
 
 def test_a_query_that_the_artifact_could_not_read_is_named_before_any_work(
     distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
@@ -86,6 +88,16 @@ def test_an_output_where_nothing_can_be_is_refused_before_any_work(
         assert "1/7" not in found.out
 
 
+@pytest.mark.parametrize("option", ["--dev", "--eval"])
+def test_a_source_that_is_not_there_is_named_before_another_is_read(
+    distil: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture, option: str
+) -> None:
+    assert distil(tmp_path / "none", option, "no/data") == 2
+    found = capsys.readouterr()
+    assert "error: data source 'no/data' is no folder and no file, and HF_HUB_OFFLINE is set" in found.err
+    assert "1/7" not in found.out
+
+
 def test_a_student_beyond_its_tier_is_refused_before_it_is_trained(
     distil: Callable[..., int], calm_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -102,3 +114,6 @@ def test_a_student_beyond_its_tier_is_refused_before_it_is_trained(
         assert "MB or more in int8, and --tier nano has 5: choose --tier small" in found.err
         assert seen in found.out
         assert unseen not in found.out
+    paths = ["--output", str(tmp_path / "none"), "--max_length", "32", "--train_length", "32"]
+    assert finetune.main(["--documents", "no/such", "--base", str(wide), "--tier", "nano", *paths]) == 1
+    assert "and --tier nano has 5: choose --tier small" in capsys.readouterr().err

@@ -115,7 +115,8 @@ def split_queries(
     if empty is not None:
         raise InputError(
             f"{data.name}: {len(data.judgments)} judged queries make {len(groups)} groups sharing nothing, "
-            f"too few for a {empty} split; add queries, or qrels.train.tsv, qrels.dev.tsv and qrels.test.tsv"
+            f"too few for a {empty} split; add some dozen queries, or in a folder qrels.train.tsv, qrels.dev.tsv and "
+            "qrels.test.tsv"
         )
     return splits
 

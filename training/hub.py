@@ -38,17 +38,20 @@ _log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 
 
-def read_hub(source: str, rows: int = ROWS) -> RankingData:
-    """The first `rows` rows of a hub's data set; its splits stay to be made.
-
-    Raises InputError: within seconds where the hub can't be reached, and for a set that is not there or has other
-    columns.
-    """
-    given = MSMARCO if source == "msmarco" else source
+def check_reachable(source: str) -> None:
+    """Raises InputError, within seconds, where the hub that would have a source can't be reached."""
     if reason := hub_unreachable():
         raise InputError(
             f"data source {source!r} is no folder and no file, and {reason}: give a folder or file, or connect"
         )
+
+
+def read_hub(source: str, rows: int = ROWS) -> RankingData:
+    """The first `rows` rows of a hub's data set; its splits stay to be made.
+
+    Raises InputError for a set that is not there or has other columns.
+    """
+    given = MSMARCO if source == "msmarco" else source
     repository, _, config = given.partition(":")
     return read_set(repository, config or None, rows, name=source.partition("/")[2] or source)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +34,40 @@ def load(
 
     Raises InputError with file, line and remedy.
     """
+    return finished(reader_of(source, keep_missing)(), drop_leaks, test_share)
+
+
+def reader_of(source: str | Path, keep_missing: bool = False) -> Callable[[], RankingData]:
+    """What reads a source, by its name and by what is there; nothing is read yet.
+
+    Raises InputError for none, within seconds where the hub would have it and can't be reached.
+    """
     if str(source) == "pydocs":
-        data = pydocs.load_pydocs()
-    elif Path(source).is_dir():
-        data = beir.read_folder(Path(source), keep_missing)
-    elif Path(source).is_file() and Path(source).suffix in records.RECORD_SUFFIXES:
-        data = records.read_records(Path(source))
-    elif str(source) == "msmarco" or (
+        return pydocs.load_pydocs
+    if Path(source).is_dir():
+        return partial(beir.read_folder, Path(source), keep_missing)
+    if Path(source).is_file() and Path(source).suffix in records.RECORD_SUFFIXES:
+        return partial(records.read_records, Path(source))
+    if str(source) == "msmarco" or (
         hub.HUB_SET.fullmatch(str(source))
         and not Path(source).exists()
         and Path(source).suffix not in records.RECORD_SUFFIXES
     ):
-        data = hub.read_hub(str(source))
-    else:
-        raise InputError(
-            f'data source {str(source)!r} is no folder and no .jsonl or .parquet file; give "pydocs", a folder with '
-            "corpus.jsonl, queries.jsonl and qrels.tsv (BEIR's layout), a file of records with query and positives, "
-            "or a set on the hub: OWNER/NAME or OWNER/NAME:CONFIG"
-        )
-    return finished(data, drop_leaks, test_share)
+        hub.check_reachable(str(source))
+        return partial(hub.read_hub, str(source))
+    raise InputError(
+        f'data source {str(source)!r} is no folder and no .jsonl or .parquet file; give "pydocs", a folder with '
+        "corpus.jsonl, queries.jsonl and qrels.tsv (BEIR's layout), a file of records with query and positives, "
+        "or a set on the hub: OWNER/NAME or OWNER/NAME:CONFIG"
+    )
 
 
 def finished(data: RankingData, drop_leaks: bool = False, test_share: float = HELD_OUT_SHARE) -> RankingData:
     """The data with splits, made where there are none, and without leaks: see `load`. Raises InputError."""
     if not any(relevant_passages(data, query_id) for query_id in data.judgments):
-        raise InputError(f"{data.name}: no judgment above 0 on any passage; add a relevant passage to the qrels")
+        raise InputError(
+            f"{data.name}: no passage that is there has a judgment above 0; add one to the qrels, or to the corpus"
+        )
     if test_share and not any(data.splits.values()):
         data = replace(data, splits=split_queries(data, test_share))
     if drop_leaks:
