@@ -95,7 +95,8 @@ def finish(
     os.replace(refused, report)
     size = read_manifest(output).files["onnx/model.onnx"].bytes
     beside = output.with_name(kept.name)
-    print(f"{output} is ready ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {beside}")
+    below = ", though below its first stage" if worse else ""
+    print(f"{output} is ready{below} ({size / 1e6:.1f} MB model); pictures in {report}; PyTorch weights in {beside}")
 
 
 def remedies(gates: Sequence[Gate], trained: TrainingResult | None, allow_worse: bool) -> str:

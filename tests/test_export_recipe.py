@@ -26,7 +26,9 @@ def options(corpus: Path, tmp_path: Path, output: Path, **more: object) -> list[
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
-def test_a_classifier_becomes_an_artifact_and_says_where_it_stands(tmp_path: Path) -> None:
+def test_a_classifier_becomes_an_artifact_and_says_where_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     corpus, output = write_corpus(tmp_path / "corpus"), tmp_path / "mine"
     source = make_classifier("bert", tmp_path / "source", labels=2)
     assert main([str(source), *options(corpus, tmp_path, output)]) == 0
@@ -35,6 +37,7 @@ def test_a_classifier_becomes_an_artifact_and_says_where_it_stands(tmp_path: Pat
         name: True for name in ("fp32 parity", "int8 Kendall tau", "int8 nDCG@10", "size", "batch independence")
     }
     # A random model ranks below BM25, and its card says so.
+    assert f"{output} is ready, though below its first stage (" in capsys.readouterr().out
     assert any("Below its first stage" in notice for notice in manifest.notices)
     assert manifest.lineage["base"]["name"] == str(source)
     assert "data" not in manifest.lineage
