@@ -15,7 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.hold_out import check_sources, hold_out
+from recipes.hold_out import hold_out
 from recipes.lineage import trace
 from recipes.search import SearchConfig, first_stage_of
 from recipes.settings import MeasuringConfig, StudentConfig, TrainingConfig, check
@@ -49,8 +49,7 @@ def run(
     began, tier = time.monotonic(), TIERS[student.tier]
     output = config.output or Path("artifacts") / student.tier
     max_length = measuring.max_length or tier.max_length
-    check(measuring, tier, output, student.base, training, student.teacher)
-    check_sources(config.eval, measuring.dev)
+    check(measuring, tier, output, student.base, training, student.teacher, config.eval)
     stages.check_base_size(student.base, student.tier, training)
     if measuring.threads:
         torch.set_num_threads(measuring.threads)

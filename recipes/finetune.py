@@ -15,7 +15,7 @@ import torch
 from recipes import measure, stages
 from recipes.command import launch, plain, say, setting
 from recipes.finish import finish
-from recipes.hold_out import check_sources, hold_out
+from recipes.hold_out import hold_out
 from recipes.lineage import made_as, trace
 from recipes.search import SearchConfig, first_stage_of
 from recipes.settings import DATA_HELP, MeasuringConfig, TrainingConfig, check
@@ -64,8 +64,7 @@ def run(
     training, began = stages.decided(training), time.monotonic()
     name, max_length = as_the_base(config, measuring.max_length)
     config, tier = replace(config, tier=name), TIERS[name]
-    check(measuring, tier, config.output, config.base, training, config.teacher)
-    check_sources(config.eval, measuring.dev)
+    check(measuring, tier, config.output, config.base, training, config.teacher, config.eval)
     stages.check_base_size(config.base, name, training)
     if measuring.threads:
         torch.set_num_threads(measuring.threads)

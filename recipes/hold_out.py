@@ -10,18 +10,12 @@ from recipes.settings import MeasuringConfig
 from training.backbone import resolve_model
 from training.candidates import FirstStage
 from training.data import RankingData, held_texts
-from training.load import load_source, reader_of, renamed
+from training.load import load_source, renamed
 from training.mixture import apart_from
 from training.prepare import DEV_DEPTH, Held, held_out, missing_judgments
 from training.student import SCRATCH
 
 FEW = 30  # queries, below which an interval is as wide as the scale
-
-
-def check_sources(*sources: str | None) -> None:
-    """Raises InputError for a source that is named and not there, before another one is read."""
-    for source in filter(None, sources):
-        reader_of(source)
 
 
 def hold_out(

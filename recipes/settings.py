@@ -12,6 +12,7 @@ from recipes.command import make_folder, setting
 from training.backbone import BUILTIN, checkpoint_of, resolve_model
 from training.data import InputError
 from training.imitation import TEXTS_A_ROW
+from training.load import reader_of
 from training.precision import PRECISIONS
 from training.prepare import POOL, is_projected
 from training.student import SCRATCH, check_head, check_layers, layers_of
@@ -209,8 +210,9 @@ def check(
     base: str,
     training: TrainingConfig | None = None,
     teacher: str | None = None,
+    evaluated: str | None = None,
 ) -> None:
-    """Raises InputError for a setting that makes no sense, a base or teacher that is missing, or an unusable output."""
+    """Raises InputError for a setting that makes no sense, what is missing, or an unusable output; reads no data."""
     for name, value in (asdict(config) | (asdict(training) if training else {})).items():
         least = LEAST.get(name)
         if value is not None and least is not None and not value >= least:
@@ -226,6 +228,8 @@ def check(
     if training and training.false_negative_margin is not None and not isfinite(training.false_negative_margin):
         raise InputError(f"--false_negative_margin is {training.false_negative_margin}: expected a number of logits")
     check_test_share(config.test_share)
+    for source in filter(None, (config.dev, evaluated)):
+        reader_of(source)
     if training and training.trim_vocabulary:
         scripts_of(config.languages or [])
     if base == BUILTIN and not tier.builtin:
