@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from flashranker.errors import first_line
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -35,7 +36,7 @@ def check_architecture(folder: Path) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"{folder} can't be read as a model ({_line(error)}): expected a Hugging Face folder"
+            f"{folder} can't be read as a model ({first_line(error)}): expected a Hugging Face folder"
         ) from None
     if config.model_type not in ARCHITECTURES:
         raise ExportError(f"{folder} is a {config.model_type}, expected one of {', '.join(ARCHITECTURES)}")
@@ -51,7 +52,8 @@ def check_architecture(folder: Path) -> PretrainedConfig:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except TOKENIZER_ERRORS as error:
         raise ExportError(
-            f"{folder} has no tokenizer that can be read ({_line(error)}): save a fast tokenizer there, tokenizer.json"
+            f"{folder} has no tokenizer that can be read ({first_line(error)}): save a fast tokenizer there, "
+            "tokenizer.json"
         ) from None
     if not tokenizer.is_fast:
         raise ExportError(f"{type(tokenizer).__name__} has no tokenizer.json: convert it to a fast tokenizer first")
@@ -80,7 +82,9 @@ def load_one_logit(folder: Path) -> PreTrainedModel:
             folder, trust_remote_code=False, output_loading_info=True, torch_dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ExportError(f"{folder} has no weights that can be read ({_line(error)}): download it again") from None
+        raise ExportError(
+            f"{folder} has no weights that can be read ({first_line(error)}): download it again"
+        ) from None
     if missing := sorted(report["missing_keys"]):
         raise ExportError(f"{folder} lacks the weights {missing[0]} (of {len(missing)}): it would rank at random")
     if config.num_labels == 2:
@@ -102,7 +106,3 @@ def subtract_labels(model: PreTrainedModel) -> None:
             new.bias.copy_(old.bias[POSITIVE : POSITIVE + 1] - old.bias[1 - POSITIVE : 2 - POSITIVE])
     model.set_submodule(ends[0], new)
     model.config.num_labels = 1
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

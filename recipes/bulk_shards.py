@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from flashranker import FlashRankerError, InputError, Reranker
+from flashranker.errors import first_line
 
 from recipes.bulk_rank import ADDED, check_free, manifest_hash, open_ranker, pair_keys, rank_pairs, texts_of
 
@@ -241,7 +242,7 @@ def check_shards(job: Job, rows: int) -> dict[str, int]:
         try:
             table = pq.read_table(path, columns=[ROW, "key", "logit", "truncated"], page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            raise refuse(f"can't be read ({str(error).splitlines()[0]})") from None
+            raise refuse(f"can't be read ({first_line(error)})") from None
         found, keys = table[ROW].to_numpy(), table["key"]
         prefixes = pc.unique(pc.utf8_slice_codeunits(keys, 0, 8)).to_pylist()
         pairs = pc.count_distinct(keys).as_py()

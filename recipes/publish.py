@@ -25,7 +25,7 @@ from export.card import make_card
 from export.licence import PARTS, card_licence, objections, parts_of
 from recipes.command import launch, say, setting
 from training.backbone import hub_unreachable, user_path
-from training.data import InputError
+from training.data import InputError, first_line
 
 QUERY, PASSAGES = "how do I sort a list", ["sorted(iterable) returns a new list.", "Bind the socket to an address.", ""]
 
@@ -146,9 +146,9 @@ def upload(staged: Path, repository: str, config: PublishConfig, message: str) -
     except LocalTokenNotFoundError:
         raise InputError(f"{repository} can't be published without a token: `hf auth login`, or set HF_TOKEN") from None
     except (HfHubHTTPError, RequestException, ValueError) as error:  # a card that the hub refuses is a ValueError
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{repository} was not published ({line}): check the name, the card, and the rights of your token"
+            f"{repository} was not published ({first_line(error)}): check the name, the card, and the rights of "
+            "your token"
         ) from None
     return str(done.oid)
 

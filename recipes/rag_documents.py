@@ -11,7 +11,7 @@ from flashranker.inputs import encodable
 from pypdf import PdfReader
 
 from training.backbone import user_path
-from training.data import InputError
+from training.data import InputError, first_line
 from training.documents import SUFFIXES, cut_passages, find_files, read_sections
 from training.pydocs import PACKAGES, modules_of, read_docstrings
 
@@ -87,8 +87,7 @@ def read_pdf(path: Path, name: str) -> Iterator[Chunk]:
     except (InputError, OSError):
         raise
     except Exception as error:  # a broken file makes pypdf fail in any way: KeyError, RecursionError, its own errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: no readable PDF ({reason}); save it again") from None
+        raise InputError(f"{path}: no readable PDF ({first_line(error)}); save it again") from None
     if not any(page.strip() for page in pages):
         raise InputError(f"{path}: no text in its {len(pages)} pages; scanned pages need OCR first")
     number = 0

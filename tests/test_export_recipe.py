@@ -71,6 +71,8 @@ def test_refusals_are_one_line(tmp_path: Path, tiny_artifact: Path, capsys: pyte
     two = make_classifier("mpnet", tmp_path / "two", labels=2)  # counts 80 positions from behind 1
     listed = make_classifier("bert", tmp_path / "listed")
     (listed / "config.json").write_text("[]")
+    untyped = make_classifier("bert", tmp_path / "untyped")
+    (untyped / "config.json").write_text("{}")  # of which transformers says all that it knows instead
     kept = make_classifier("bert", tmp_path / "own.checkpoint")
     (kept / "notes.md").write_text("mine")
     artifact = shutil.copytree(tiny_artifact, tmp_path / "made")
@@ -84,6 +86,7 @@ def test_refusals_are_one_line(tmp_path: Path, tiny_artifact: Path, capsys: pyte
         (three, {"output": kept.with_suffix("")}, 2, "would put its PyTorch weights into"),
         (artifact, {"output": artifact}, 2, "would be replaced by what is made of it"),
         (listed, {}, 1, "can't be read as a model"),
+        (untyped, {}, 1, "...): expected a Hugging Face folder"),
         (corpus, {}, 2, f"error: {corpus} is no model: expected a folder with config.json"),
         (artifact, {"output": artifact, "max_length": 8}, 2, "--max_length is 8: expected 16 or more"),
         (three, {"cache": three / "config.json"}, 2, "config.json is a file: expected a folder"),

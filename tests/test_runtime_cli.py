@@ -1,11 +1,10 @@
 """The command line: the hits of the library, JSON for programs, and exit 2 with one line for bad input."""
 
-import dataclasses
 import json
 import logging
 import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 from conftest import WORDS
 from flashranker import Cascade, Reranker
-from flashranker.artifact import read_manifest, write_manifest
 from flashranker.cli import main
 
 PASSAGES = [f"{word} {other}" for word in WORDS[:4] for other in WORDS[6:9]]
@@ -63,36 +61,6 @@ def test_two_models_are_a_cascade(tiny_artifact: Path, tmp_path: Path, capsys: p
     assert [hit["index"] for hit in json.loads(capsys.readouterr().out)["hits"]] == [hit.index for hit in hits]
 
 
-def test_info_and_verify_say_what_a_folder_holds(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
-    size = (tiny_artifact / "onnx/model.onnx").stat().st_size
-    assert main(["info", str(tiny_artifact), "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert (facts["name"], facts["model bytes"], facts["max_length (tokens)"]) == ("tiny", size, 64)
-    assert main(["info", str(tiny_artifact)]) == 0
-    assert f"model bytes:           {size}" in capsys.readouterr().out
-    assert main(["verify", str(tiny_artifact)]) == 0
-    assert "are what the manifest says, the model runs" in capsys.readouterr().out
-
-
-def test_info_shows_whatever_a_manifest_may_hold(
-    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    folder = shutil.copytree(tiny_artifact, tmp_path / "odd")
-    odd = {
-        "metrics": {"x": 3, "y": {"z": "fine"}, "w": {"z": {"queries": [1]}}},
-        "gates": [{}, "later"],
-        "lineage": {"base": [1]},
-    }
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), **odd))
-    assert main(["info", str(folder)]) == 0
-    shown = capsys.readouterr().out
-    assert [line.split(": ", 1)[1].strip() for line in shown.splitlines() if line[:2] in ("x:", "y:")] == [
-        "3",
-        "z fine",
-    ]
-    assert "gate: None: FAILED, later" in shown
-
-
 def test_a_missing_extra_of_serve_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.delitem(sys.modules, "flashranker.server.command", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
@@ -100,27 +68,6 @@ def test_a_missing_extra_of_serve_is_one_line(monkeypatch: pytest.MonkeyPatch, c
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.endswith('pip install "flashranker[server]"\n')
-
-
-def test_info_reads_what_distill_writes(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folder = shutil.copytree(tiny_artifact, tmp_path / "distilled")
-    lineage = {
-        "base": {"name": "builtin", "licence": "Apache-2.0", "start": "6 layers"}, "languages": ["en"],
-        "run": {"seconds": 12.5, "peak memory in MB": 900},
-    }  # fmt: skip
-    metrics = {
-        "fp32": {"MRR@10": {"mean": 0.5, "low": 0.4, "high": 0.6, "queries": 50}},
-        "int8": {"MRR@10": {"mean": 0.62, "low": 0.5, "high": 0.7, "queries": 400}},
-    }
-    made = {"lineage": lineage, "metrics": metrics, "quantization": {"profile": "dot-product"}}
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), **made))
-    assert main(["info", str(folder)]) == 0
-    shown = capsys.readouterr().out
-    assert re.search(r"^profile: +dot-product$", shown, re.MULTILINE)
-    assert "MRR@10 0.5000 (50 queries)" in shown
-    assert "MRR@10 0.6200 (400 queries)" in shown
-    assert "licence Apache-2.0, name builtin, start 6 layers" in shown
-    assert "peak memory in MB 900, seconds 12.5" in shown
 
 
 def run_command(*arguments: object, given: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -166,17 +113,6 @@ def test_closed_streams_are_one_line_or_silence(tiny_artifact: Path) -> None:
             command = command.replace("--query time", "--query ' '")
         done = subprocess.run(["bash", "-c", command], input=given, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (status, "", error)
-
-
-def test_verify_finds_a_changed_byte(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folder = shutil.copytree(tiny_artifact, tmp_path / "changed")
-    content = bytearray((folder / "config.json").read_bytes())
-    content[5] ^= 1
-    (folder / "config.json").write_bytes(content)
-    assert main(["verify", str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert "config.json was changed" in error
-    assert error.count("\n") == 1
 
 
 def test_bench_times_three_lengths(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
@@ -244,6 +180,21 @@ def test_an_interrupt_is_no_traceback(
     monkeypatch.setattr(Reranker, "score", interrupted)
     assert main(["bench", str(tiny_artifact)]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_an_interrupt_while_libraries_load_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)", encoding="utf-8")
+    ended = run_command("info", "anything", given="", PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here, which is always full")
+def test_a_full_disk_is_one_line_with_a_remedy(tiny_artifact: Path) -> None:
+    command = [sys.executable, "-m", "flashranker", "info", str(tiny_artifact)]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False)
+    expected = "error: No space left on device, expected room for the results: free space, or write them elsewhere\n"
+    assert (ended.returncode, ended.stderr) == (2, expected)
 
 
 def test_bench_times_passages_that_it_has_not_read_before(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

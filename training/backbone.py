@@ -11,7 +11,7 @@ import requests
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from training.data import InputError
+from training.data import InputError, first_line
 
 BUILTIN = "builtin"
 BUILTIN_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -148,8 +148,7 @@ def _download(hub_id: str) -> Path:
             f"model {hub_id!r} is neither a folder nor in the hub's cache, and {reason}: {remedy}"
         ) from error
     except (HfHubHTTPError, HFValidationError, requests.RequestException) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"model {hub_id!r} could not be downloaded ({first_line}): {remedy}") from error
+        raise InputError(f"model {hub_id!r} could not be downloaded ({first_line(error)}): {remedy}") from error
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} (model {hub_id!r}) has no config.json, the download is incomplete: {remedy}")
     return folder

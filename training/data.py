@@ -263,6 +263,12 @@ def texts_of(data: RankingData, query_id: str) -> list[str]:
     ]
 
 
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line of at most 200 characters; its kind where it says nothing."""
+    told = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return told if len(told) <= 200 else f"{told[:200]}..."
+
+
 def encodable(text: str) -> str:
     """The text with U+FFFD for each lone surrogate, which JSON and names of files may hold and no tokenizer takes."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from tqdm import tqdm
 
 from training.backbone import hub_unreachable
-from training.data import InputError, RankingData
+from training.data import InputError, RankingData, first_line
 from training.records import collect_records
 
 HUB_SET = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?", re.ASCII)
@@ -63,11 +63,13 @@ def read_set(repository: str, config: str | None, rows: int, *, name: str) -> Ra
         if first and "query_id" in first[0]:
             first = list(_with_texts(repository, first))
     except DatasetNotFoundError as error:
-        raise InputError(f"data set {repository!r} is not on the hub, or not open to you ({_line(error)})") from None
+        raise InputError(
+            f"data set {repository!r} is not on the hub, or not open to you ({first_line(error)})"
+        ) from None
     except FAILURES as error:
         raise InputError(
-            f"data set {repository!r}, configuration {config!r}, can't be read ({_line(error)}): OWNER/NAME:CONFIG "
-            "names another"
+            f"data set {repository!r}, configuration {config!r}, can't be read ({first_line(error)}): "
+            "OWNER/NAME:CONFIG names another"
         ) from None
     if not first:
         raise InputError(
@@ -169,7 +171,3 @@ def _stream(repository: str, config: str | None) -> Iterator[Row]:
 
 def _many(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

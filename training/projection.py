@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from training.data import InputError
+from training.data import InputError, first_line
 from training.layer_fit import Batch, additive_mask, fit_embeddings, fit_layer, r2
 
 BATCH = 16
@@ -94,9 +94,8 @@ def _load(backbone: Path) -> tuple[BertModel, PreTrainedTokenizerBase]:
     except InputError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"backbone {backbone} can't be loaded ({reason}): expected a BERT folder with model.safetensors"
+            f"backbone {backbone} can't be loaded ({first_line(error)}): expected a BERT folder with model.safetensors"
         ) from error
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
     if missing:

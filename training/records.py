@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data import InputError, RankingData, encodable
+from training.data import InputError, RankingData, encodable, first_line
 from training.score_file import is_score
 
 RECORD_SUFFIXES = (".jsonl", ".parquet")
@@ -115,4 +115,4 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 number += 1
                 yield f"{path} row {number}", record
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} can't be read as Parquet ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path} can't be read as Parquet ({first_line(error)})") from error

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from training.data import first_line
+
 KEY_BYTES = 16
 TEMPORARY_SUFFIX = ".tmp"
 LOCK = ".lock"
@@ -121,8 +123,7 @@ def _read_shards(folder: Path) -> Iterator[tuple[list[bytes], np.ndarray]]:
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             if isinstance(error, PermissionError):
                 raise
-            reason = str(error).splitlines()[0]
-            print(f"removing damaged cache shard {path}, it is computed again: {reason}", file=sys.stderr)
+            print(f"removing damaged cache shard {path}, it is computed again: {first_line(error)}", file=sys.stderr)
             path.unlink()
             continue
         yield keys, values

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.backbone import user_path
-from training.data import InputError, RankingData
+from training.data import InputError, RankingData, first_line
 
 FIELDS = ("query_id", "passage_id", "score")
 LARGEST = float(np.finfo(np.float32).max)
@@ -122,7 +122,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, object, object, object]]:
     try:
         table = pq.read_table(path, columns=list(FIELDS))
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise InputError(f"{path} can't be read as Parquet ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path} can't be read as Parquet ({first_line(error)})") from error
     if missing := [field for field in FIELDS if field not in table.column_names]:
         raise InputError(f"{path} has no column {missing[0]}, expected {', '.join(FIELDS)}")
     columns = (table[field].to_pylist() for field in FIELDS)

@@ -19,7 +19,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from tqdm import tqdm
 
 from training.backbone import BUILTIN, model_fingerprint, resolve_model
-from training.data import InputError, RankingData
+from training.data import InputError, RankingData, first_line
 from training.row_cache import Compute, RowError, cached_rows, text_key
 from training.score_file import score_file, scores_of_pairs
 from training.similarity_ranker import SimilarityRanker
@@ -253,8 +253,7 @@ def _load_cross_encoder(folder: Path, max_length: int) -> CrossEncoder:
 
 
 def _unusable(folder: Path, error: Exception) -> InputError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(f"teacher {folder} can't be loaded ({reason}): expected a complete model folder")
+    return InputError(f"teacher {folder} can't be loaded ({first_line(error)}): expected a complete model folder")
 
 
 def model_kind(folder: Path) -> Kind | None:

@@ -9,13 +9,14 @@ flashranker serve MODEL [NAME=MODEL ...]                          # over HTTP, w
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -25,8 +26,9 @@ from typing import Any
 from flashranker.artifact import MODEL_NAME, read_manifest, verify_files
 from flashranker.cache import ScoreCache
 from flashranker.cascade import Cascade
-from flashranker.errors import FlashRankerError, InputError
+from flashranker.errors import ArtifactError, FlashRankerError, InputError
 from flashranker.inputs import check_count
+from flashranker.lines import as_passage, as_request, read_lines
 from flashranker.processor import PORTABLE
 from flashranker.reranker import LONG, Hit, Reranker
 from flashranker.server.options import add_options
@@ -35,7 +37,6 @@ from flashranker.server.options import add_options
 SENTENCE = "The function returns a new list with all items of the given iterable in ascending order of their keys. "
 BENCHED = {"short": 1, "medium": 5, "full length": 100}  # sentences of a passage
 TURNS = 5
-TABLES = (".csv", ".tsv", ".parquet", ".xlsx")  # whose rows would be ranked with their header, commas and ids
 KEEP = 25
 
 
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
             told = str(error)
             if isinstance(error, OSError) and error.filename is not None:
                 told = f"{error.filename}: {error.strerror}, expected a file: correct the path"
+            elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                told = f"{error.strerror}, expected room for the results: free space, or write them elsewhere"
             print(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -70,10 +73,10 @@ def _rerank(arguments: argparse.Namespace) -> None:
     if isinstance(ranker, Reranker) and arguments.keep is not None:
         raise InputError(f"--keep {arguments.keep} with one model, expected a cascade MODEL,MODEL: leave it out")
     if arguments.query is not None:
-        passages = [_passage(where, line) for where, line in _lines(arguments.file)]
+        passages = [as_passage(where, line) for where, line in read_lines(arguments.file)]
         requests: Iterable[tuple[str, str, Any]] = [("", arguments.query, passages)]
     else:
-        requests = ((f"{where}: ", *_request(where, line)) for where, line in _lines(arguments.file))
+        requests = ((f"{where}: ", *as_request(where, line)) for where, line in read_lines(arguments.file))
     for number, (where, query, passages) in enumerate(requests):
         try:
             hits = ranker.rerank(query, passages, top_n=arguments.top_n)
@@ -101,6 +104,11 @@ def _info(arguments: argparse.Namespace) -> None:
         "quantization": manifest.quantization.get("rung", "not stated"),
         "profile": manifest.quantization.get("profile", PORTABLE),
     }  # fmt: skip
+    try:
+        verify_files(arguments.model, manifest)
+        facts["files"] = f"{len(manifest.files)}, as the manifest says"
+    except ArtifactError as error:
+        facts["files"] = f"NOT as the manifest says: {error}"
     facts |= {part: _in_a_line(stated) for part, stated in manifest.lineage.items()}
     for stage, values in manifest.metrics.items():
         measured = list(values.values()) if isinstance(values, dict) else []
@@ -191,53 +199,6 @@ def _open_row(arguments: argparse.Namespace, models: str) -> Reranker | Cascade:
     rankers = [_open(arguments, model) for model in ([models] if Path(models).is_dir() else models.split(","))]
     keep = KEEP if arguments.keep is None else arguments.keep
     return Cascade(rankers, keep=keep) if len(rankers) > 1 else rankers[0]
-
-
-def _lines(file: str) -> Iterator[tuple[str, str]]:
-    """(file and line number, text) of every line that is not blank."""
-    name = "standard input" if file == "-" else file
-    if Path(file).suffix.lower() in TABLES:
-        raise InputError(f"{name} is a table, expected a JSON object, a JSON string or a plain text a line: convert it")
-    if file == "-" and sys.stdin is None:
-        raise InputError("standard input is closed, expected passages or requests there: name a FILE")
-    with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{name}:{number}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
-            if line:
-                yield f"{name}:{number}", line
-
-
-def _passage(where: str, line: str) -> Any:
-    """A passage from a line: JSON where it is a string or an object with a text, else the line itself."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        if line.startswith(('{"', '["', '[{"')) or line in ("{", "["):
-            raise InputError(
-                f"{where}: JSON that does not end on its line ({error}): write each passage on a line of its own, whole"
-            ) from None
-        return line
-    if isinstance(value, list) and any(isinstance(one, (str, dict)) for one in value):
-        raise InputError(f"{where}: a JSON array, expected one passage a line: write each object on a line of its own")
-    if isinstance(value, dict) and not isinstance(value.get("text"), str):
-        raise InputError(f'{where}: the object has no string under "text", expected one: add it')
-    return value if isinstance(value, (str, dict)) else line
-
-
-def _request(where: str, line: str) -> tuple[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f'{where}: not JSON ({error}), expected {{"query": ..., "passages": [...]}}: fix it, or pass --query and '
-            "one passage a line"
-        ) from None
-    if not isinstance(value, dict) or not {"query", "passages"} <= value.keys():
-        raise InputError(f'{where}: expected an object with "query" and "passages": fix it, or pass --query')
-    return value["query"], value["passages"]
 
 
 def _plain(hit: Hit) -> dict[str, Any]:

@@ -23,3 +23,9 @@ class InputError(FlashRankerError, ValueError):
 
 class CacheError(FlashRankerError):
     """The file of a score cache can't be opened, read or written."""
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line of at most 200 characters; its kind where it says nothing."""
+    told = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return told if len(told) <= 200 else f"{told[:200]}..."

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from flashranker.artifact import MANIFEST_NAME, read_manifest
-from flashranker.errors import ArtifactError, FlashRankerError, InputError, ModelNotFoundError
+from flashranker.errors import ArtifactError, FlashRankerError, InputError, ModelNotFoundError, first_line
 from flashranker.framework import not_installed
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -70,7 +70,7 @@ def download(
         for name in read_manifest(snapshot).files:
             fetch(name, snapshot.name)
     except hub.HFValidationError as error:
-        raise InputError(f"repository is {repository!r}, which the hub allows nobody ({_line(error)})") from error
+        raise InputError(f"repository is {repository!r}, which the hub allows nobody ({first_line(error)})") from error
     except hub.LocalEntryNotFoundError as error:
         reason = unreachable or "the connection broke"
         raise ModelNotFoundError(
@@ -80,15 +80,11 @@ def download(
         raise ModelNotFoundError(f"{place} is not on the hub, or not open to you: correct it, or log in") from error
     except hub.EntryNotFoundError as error:
         raise ArtifactError(
-            f"{place} lacks a file of an artifact ({_line(error)}): download another tool's folder and pass it with "
-            "foreign=True"
+            f"{place} lacks a file of an artifact ({first_line(error)}): download another tool's folder and pass it "
+            "with foreign=True"
         ) from error
     except FlashRankerError:
         raise
     except Exception as error:  # of the hub, of the disk, and of what carries the bytes: httpx, or xet's RuntimeError
-        raise ModelNotFoundError(f"{place} could not be downloaded ({_line(error)}): try again") from error
+        raise ModelNotFoundError(f"{place} could not be downloaded ({first_line(error)}): try again") from error
     return snapshot
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

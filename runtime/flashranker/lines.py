@@ -1,0 +1,65 @@
+"""Lines of a file or of standard input: JSON or plain text, as passages or as requests."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flashranker.errors import InputError
+
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")  # whose rows would be ranked with their header, commas and ids
+
+
+def read_lines(file: str) -> Iterator[tuple[str, str]]:
+    """(file and line number, text) of every line of `file`, of standard input for "-", that is not blank.
+
+    Raises InputError for a table, a standard input that is closed, and a line that is not UTF-8.
+    """
+    name = "standard input" if file == "-" else file
+    if Path(file).suffix.lower() in TABLES:
+        raise InputError(f"{name} is a table, expected a JSON object, a JSON string or a plain text a line: convert it")
+    if file == "-" and sys.stdin is None:
+        raise InputError("standard input is closed, expected passages or requests there: name a FILE")
+    with sys.stdin.buffer if file == "-" else Path(file).open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{name}:{number}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+            if line:
+                yield f"{name}:{number}", line
+
+
+def as_passage(where: str, line: str) -> Any:
+    """A passage from a line: JSON where it is a string or an object with a text, else the line itself.
+
+    Raises InputError, which says `where`, for an array and for an object that has no text or goes on elsewhere.
+    """
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        if line.startswith(('{"', '["', '[{"')) or line in ("{", "["):
+            raise InputError(
+                f"{where}: JSON that does not end on its line ({error}): write each passage on a line of its own, whole"
+            ) from None
+        return line
+    if isinstance(value, list) and any(isinstance(one, (str, dict)) for one in value):
+        raise InputError(f"{where}: a JSON array, expected one passage a line: write each object on a line of its own")
+    if isinstance(value, dict) and not isinstance(value.get("text"), str):
+        raise InputError(f'{where}: the object has no string under "text", expected one: add it')
+    return value if isinstance(value, (str, dict)) else line
+
+
+def as_request(where: str, line: str) -> tuple[str, Any]:
+    """Query and passages of a line {"query": ..., "passages": [...]}; InputError, which says `where`, for any other."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f'{where}: not JSON ({error}), expected {{"query": ..., "passages": [...]}}: fix it, or pass --query and '
+            "one passage a line"
+        ) from None
+    if not isinstance(value, dict) or not {"query", "passages"} <= value.keys():
+        raise InputError(f'{where}: expected an object with "query" and "passages": fix it, or pass --query')
+    return value["query"], value["passages"]
