@@ -21,7 +21,7 @@ from recipes.settings import IRRELEVANT, MeasuringConfig, TrainingConfig
 from training.backbone import builtin_backbone, model_fingerprint, resolve_model
 from training.candidates import BM25_OR_OWN, FirstStage
 from training.data import RankingData, fingerprint
-from training.imitation import TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
+from training.imitation import SAMPLED_ROWS, TEXTS_A_ROW, ImitationLoss, imitation_dataset, texts_to_imitate
 from training.losses import DistillationLoss, NeighbourhoodLoss, gbce_exponent
 from training.precision import uses_bfloat16
 from training.prepare import (
@@ -182,7 +182,8 @@ def train_imitating(
         return None
     return train(
         workspace / "start", rows, dev.data, dev.candidates, workspace / "imitating",
-        loss=partial(ImitationLoss, backbone=backbone), rows_per_step=process_count(),
+        loss=partial(ImitationLoss, backbone=backbone, sample=rows[:SAMPLED_ROWS]["texts"]),
+        rows_per_step=process_count(),
         # Where dev is too easy to tell models apart, imitation still gains elsewhere.
         learning_rate=config.imitation_rate, keep="last", **common(config, tier, seed),
     )  # fmt: skip

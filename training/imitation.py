@@ -1,13 +1,14 @@
-"""Imitation: a projected student learns on plain text that tokens are as near to each other as its backbone says.
+"""Imitation: a projected student learns on plain text to read each token, and each text, as its backbone does.
 
 A projection fits each layer to the one it stands for; what four left-out layers did is not in it. Here the student
-reads the texts that its backbone reads, and the cosines between all tokens of a few dozen texts are to be the same:
-what late interaction and means are made of, whatever the two widths (in the spirit of the relations that MiniLMv2
-distils; Wang et al., Findings of ACL 2021). No query and no judgment is needed.
+reads the texts that its backbone reads, and its last states are to point where the backbone's point in the student's
+own, narrower space: those of tokens, which late interaction compares (in the spirit of the hidden states that TinyBERT
+distils; Jiao et al., Findings of EMNLP 2020), and their means, which are compared as well. No query and no judgment is
+needed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from training.data import RankingData, held_texts, normalized
 from training.losses import shared
 from training.precision import exact
-from training.similarity_ranker import load_encoder
+from training.similarity_ranker import load_encoder, mean
 
 TEXTS_A_ROW = 32
-TOKENS_A_ROW = 1024  # of a row's tokens; all pairs of them are compared
+SAMPLED_ROWS = 24  # of which the student's space is found in the backbone's
 REPLACED = 0.15  # of a text's tokens, by any other: few texts then show the whole vocabulary, in many places
 
 
@@ -63,13 +64,15 @@ def imitation_dataset(texts: Sequence[str], seed: int) -> Dataset:
 class ImitationLoss(nn.Module):
     """What the trainer calls with the rows of `imitation_dataset`; the model is a `SimilarityRanker` of a backbone.
 
-    Both read the texts with a share of their tokens `replaced` by any others.
+    Both read the texts with a share of their tokens `replaced` by any others. `sample`: rows of texts from which the
+    `basis` is found, by which the backbone's states are compared with the student's: (width, student's width).
     Only the encoder learns: the readings of its states keep what they start with.
     """
 
-    def __init__(self, model: CrossEncoder, backbone: Path, replaced: float = REPLACED) -> None:
+    def __init__(
+        self, model: CrossEncoder, backbone: Path, sample: Sequence[list[str]], replaced: float = REPLACED
+    ) -> None:
         super().__init__()
-        self.replaced = replaced
         self.model = model
         self.unwrapped = shared(model)
         # Hidden from the trainer, which would train it.
@@ -80,6 +83,9 @@ class ImitationLoss(nn.Module):
         ranker: Any = model[0].model
         for name, parameter in ranker.named_parameters():
             parameter.requires_grad_(name.startswith("bert."))
+        self.replaced = replaced
+        with torch.no_grad():
+            self.basis = aligned(self.directions(texts, 0.0)[0] for texts in sample)
 
     def forward(self, inputs: list[Any], labels: None, prompt: str | None = None, task: str | None = None) -> Tensor:
         """A scalar, the mean over rows; the trainer passes `prompt` and `task` to every loss."""
@@ -87,24 +93,41 @@ class ImitationLoss(nn.Module):
         return torch.stack([self.distance(texts) for texts in rows]).mean()
 
     def distance(self, texts: list[str]) -> Tensor:
-        """Mean squared difference of the cosines that student and backbone see between at most 1,024 tokens."""
+        """Mean squared distance of the student's directions to the backbone's in its basis: of tokens and of texts."""
+        directions = self.directions(texts, self.replaced)
+        with exact(self.basis):
+            return torch.stack(
+                [(found - expected @ self.basis).square().sum(1).mean() for found, expected in directions]
+            ).sum()
+
+    def directions(self, texts: list[str], replaced: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Last states of all tokens and means of all texts, by student and backbone: unit vectors (count, width)."""
         (model,) = self.unwrapped
         tokens = model.tokenizer(
             texts, padding=True, truncation=True, max_length=model.max_length, return_tensors="pt"
         ).to(model.device)
         mask = tokens["attention_mask"]
-        ids = with_other_pieces(tokens["input_ids"], self.pieces, self.replaced)
-        real = torch.nonzero(mask.flatten()).flatten()
-        chosen = real[torch.randperm(len(real))[:TOKENS_A_ROW].to(real.device)]
+        ids = with_other_pieces(tokens["input_ids"], self.pieces, replaced)
         ranker: Any = model[0].model
         with torch.no_grad():
-            wide = self.backbone[0](self.backbone_ids[ids], attention_mask=mask).last_hidden_state
-        found, expected = (
-            normalize(state.flatten(0, 1)[chosen].float(), dim=1)
-            for state in (ranker.encode(ids, mask, torch.zeros_like(ids)), wide)
+            wide = self.backbone[0](self.backbone_ids[ids], attention_mask=mask).last_hidden_state.float()
+        narrow = ranker.encode(ids, mask, torch.zeros_like(ids)).float()
+        real = mask.float()
+        return (
+            (normalize(narrow[mask.bool()], dim=1), normalize(wide[mask.bool()], dim=1)),
+            (mean(narrow, real), mean(wide, real)),
         )
-        with exact(found):
-            return (found @ found.T - expected @ expected.T).square().mean()
+
+
+def aligned(directions: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The orthonormal basis, (width, student's width), in which the backbone's directions are nearest to the student's.
+
+    `directions`: pairs of the student's and the backbone's, (count, student's width) and (count, width). The solution
+    of the orthogonal Procrustes problem by singular values (Schönemann, Psychometrika 1966).
+    """
+    products = [wide.T @ narrow for narrow, wide in directions]
+    left, _, right = torch.linalg.svd(torch.stack(products).sum(0), full_matrices=False)
+    return left @ right
 
 
 def with_other_pieces(ids: Tensor, pieces: Tensor, share: float) -> Tensor:
