@@ -43,7 +43,10 @@ def test_info_shows_whatever_a_manifest_may_hold(
         "gates": [{}, "later"],
         "lineage": {"base": [1]},
     }
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), **odd))
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), **odd, notices=["small pools"]))
+    assert main(["info", str(folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["gates"], facts["notices"]) == (odd["gates"], ["small pools"])
     assert main(["info", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert [line.split(": ", 1)[1].strip() for line in shown.splitlines() if line[:2] in ("x:", "y:")] == [

@@ -115,7 +115,7 @@ def _info(arguments: argparse.Namespace) -> None:
         counts = {str(value["queries"]) for value in measured if isinstance(value, dict) and "queries" in value}
         facts[stage] = _in_a_line(values) + (f" ({', '.join(sorted(counts))} queries)" if counts else "")
     if arguments.json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json.dumps(facts | {"notices": manifest.notices, "gates": manifest.gates}, ensure_ascii=False))
         return
     for name, fact in facts.items():
         print(f"{name + ':':<22} {fact}")
