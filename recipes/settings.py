@@ -125,7 +125,7 @@ class TrainingConfig:
     imitated_texts: int | None = setting(
         None,
         "texts of the data and --texts, in rows of 32, repeated where there are fewer, on which a student that was "
-        "projected from the built-in backbone (nano) first learns to see tokens as near to each other as that does; 0 "
+        "projected from the built-in backbone (nano) first learns to read tokens and whole texts as that does; 0 "
         f"for none, by default the tier's ({of_tiers('imitated_texts')})",
     )
     texts: list[str] = setting(
