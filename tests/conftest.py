@@ -10,6 +10,7 @@ os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["ANONYMIZED_TELEMETRY"] = "False"  # Chroma's
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -29,6 +30,10 @@ from sentence_transformers.models import Pooling, Transformer
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 torch.set_num_threads(1)
+
+# A shell's background job ignores interrupts, and the processes that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _WORDS = """river mountain python list sort file open read write socket server thread lock queue parse json
 date time bread water solar panel engine violin garden winter copper falcon market letter window bridge coffee
