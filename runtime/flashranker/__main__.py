@@ -5,14 +5,14 @@ import sys
 
 
 def main() -> int:
-    """Load the command line and run it; an interrupt while libraries load ends the process without their traceback."""
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from flashranker.cli import main as run
+    """Run the command line; an interrupt ends the process at once, with no word of what it was loading.
 
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    Nothing needs to be put in order then; `serve`, where something does, has a handler of its own.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from flashranker.cli import main as run  # here, and not above: an interrupt of that is meant too
+
     return run()
 
 

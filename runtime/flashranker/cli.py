@@ -13,7 +13,6 @@ import errno
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -63,8 +62,6 @@ def main(argv: list[str] | None = None) -> int:
                 told = f"{error.strerror}, expected room for the results: free space, or write them elsewhere"
             print(f"error: {told}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT  # as shells report it
     return 0
 
 
