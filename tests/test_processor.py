@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from flashranker import Reranker, loading, session
-from flashranker.artifact import list_files, read_manifest, write_manifest
+from flashranker.artifact import MANIFEST_NAME, list_files, read_manifest, write_manifest
 from flashranker.processor import _PRODUCT, DOT_PRODUCT, PORTABLE, saturates
 
 from export.card import make_card
@@ -46,14 +46,15 @@ def test_only_weights_that_may_saturate_ask_for_wide_sums(
         return opened(path, wide_sums)
 
     monkeypatch.setattr(session, "_open", open_watched)
-    folder = shutil.copytree(tiny_artifact, tmp_path / "artifact")
+    folder, bare = (shutil.copytree(tiny_artifact, tmp_path / name) for name in ("artifact", "bare"))
+    (bare / MANIFEST_NAME).unlink()
     manifest = read_manifest(folder)
     for saturating in (True, False):
         monkeypatch.setattr(loading, "saturates", lambda saturating=saturating: saturating)
         for quantization in ({}, {"profile": PORTABLE}, {"profile": DOT_PRODUCT}):
             write_manifest(folder, replace(manifest, quantization=quantization, files=list_files(folder)))
             Reranker(folder)
-        Reranker(folder, foreign=True)
+        Reranker(bare, foreign=True)
     assert asked == [False, False, True, True, False, False, False, False]
 
 

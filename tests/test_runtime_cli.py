@@ -214,6 +214,15 @@ def test_bench_of_no_passages_is_refused(tiny_artifact: Path, capsys: pytest.Cap
     assert capsys.readouterr().err.startswith("error: --passages is -5, expected an integer of 1 or more")
 
 
+def test_foreign_is_no_way_around_the_manifest(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "passages").write_text("bread\n", encoding="utf-8")
+    assert main(["rerank", str(tiny_artifact), str(tmp_path / "passages"), "--query", "time", "--foreign"]) == 2
+    said = "has a flashranker.json, expected none where the folder is said to be foreign: leave that out\n"
+    assert capsys.readouterr().err == f"error: {tiny_artifact} {said}"
+
+
 def test_a_missing_model_or_file_is_named(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["rerank", "no/such/model", "--query", "time"]) == 2
     assert "no/such/model" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,14 @@ class Loaded:
 def load_folder(folder: Path, foreign: bool) -> Loaded:
     """Open an artifact folder, after checking the hashes of all its files, or a `foreign` one, which states none.
 
-    Raises ModelNotFoundError or ArtifactError (FormatError for another format version).
+    Raises ModelNotFoundError or ArtifactError (FormatError for another format version), which a manifest in a foreign
+    folder is too.
     """
     if foreign:
+        if os.path.exists(folder / MANIFEST_NAME):  # whose hashes and calibration would go unused
+            raise ArtifactError(
+                f"{folder} has a {MANIFEST_NAME}, expected none where the folder is said to be foreign: leave that out"
+            )
         model, manifest = describe_foreign(folder)
         return _loaded(manifest, folder / TOKENIZER_NAME, model, bounded=False)
     manifest = read_manifest(folder)
