@@ -114,7 +114,8 @@ def launch(
         return 1
     except KeyboardInterrupt:
         kept = any(field.name == "cache" for kind in kinds for field in fields(kind))
-        print("interrupted" + "; the same command goes on from what is in --cache" * kept, file=sys.stderr)
+        # On a line of its own, below a progress bar and the terminal's ^C.
+        print("\ninterrupted" + "; the same command goes on from what is in --cache" * kept, file=sys.stderr)
         return 128 + signal.SIGINT  # as shells report it
     return 0
 

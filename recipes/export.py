@@ -23,7 +23,7 @@ from recipes.lineage import described, held_out_data, spent
 from recipes.search import SearchConfig, first_stage_of
 from recipes.settings import MeasuringConfig, check
 from recipes.stages import check_size
-from training.backbone import CHECKPOINT_SUFFIX, checkpoint_of, model_fingerprint, resolve_model
+from training.backbone import BUILTIN, CHECKPOINT_SUFFIX, checkpoint_of, model_fingerprint, resolve_model
 from training.data import InputError
 from training.load import load_source
 from training.student import save_checkpoint
@@ -48,6 +48,11 @@ class ExportConfig:
 def run(config: ExportConfig, measuring: MeasuringConfig, search: SearchConfig, model: str, command: str) -> None:
     """The story of one export. Raises InputError, GateError or ExportError."""
     began, tier = time.monotonic(), TIERS[config.tier]
+    if model == BUILTIN:
+        raise InputError(
+            f"{model} is an encoder with no head to rank by, expected a cross-encoder: distil one from it, "
+            "python -m recipes.distill"
+        )
     folder = resolve_model(model)
     output = config.output or Path("artifacts") / (Path(model).name or folder.name).removesuffix(CHECKPOINT_SUFFIX)
     max_length = measuring.max_length or tier.max_length

@@ -237,8 +237,8 @@ def check(
             f"--base {base} can't become this tier: expected --base {tier.hub_base}, a download, the folder of "
             "such a model, or (medium) scratch"
         )
-    if training and training.texts and (training.imitated_texts == 0 or not is_projected(base, tier)):
-        raise InputError("--texts are imitated, which only nano from the built-in backbone does: leave them out")
+    if training:
+        check_imitation(training, is_projected(base, tier))
     if base == SCRATCH and training and (training.layers or training.trim_vocabulary):
         raise InputError(f"--base {base} has a size and words of its own: leave out --layers and --trim_vocabulary")
     if training and teacher and teacher != OWN_SCORES:
@@ -270,6 +270,22 @@ def check(
             f"--output {output} would put its PyTorch weights into {kept}, which is of no artifact there, so it is not "
             "replaced: remove it, or choose another name"
         )
+
+
+def check_imitation(training: TrainingConfig, projected: bool) -> None:
+    """Raises InputError for texts that are not there, or that nothing would imitate."""
+    options = {"--texts": training.texts, "--imitated_texts": training.imitated_texts}
+    given = [option for option, value in options.items() if value]
+    if given and not projected:
+        raise InputError(
+            f"{given[0]}: texts are imitated by nano from the built-in backbone alone: leave it out, or pass "
+            f"--tier nano --base {BUILTIN}"
+        )
+    if training.texts and training.imitated_texts == 0:
+        raise InputError("--imitated_texts is 0, expected more for the --texts that are given: leave out one of them")
+    for file in training.texts or []:
+        if not Path(file).is_file():
+            raise InputError(f"--texts {file} is no file, expected one such as corpus.jsonl of a BEIR folder")
 
 
 def check_test_share(share: float) -> None:

@@ -132,6 +132,9 @@ def test_a_missing_folder_is_told_from_a_folder_without_manifest(tmp_path: Path)
         read_manifest(tmp_path / "nowhere")
     with pytest.raises(ArtifactError, match="no readable"):
         read_manifest(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ArtifactError, match=r"holds PyTorch weights, expected an artifact: .*recipes\.export"):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,9 @@ def test_an_interrupt_is_a_line_that_says_what_goes_on(capsys: pytest.CaptureFix
         raise KeyboardInterrupt
 
     assert launch("made", "Doc.", run, [OneConfig], []) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "\ninterrupted\n"
     assert launch("made", "Doc.", run, [OneConfig, CachedConfig], []) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on from what is in --cache\n"
+    assert capsys.readouterr().err == "\ninterrupted; the same command goes on from what is in --cache\n"
 
 
 def test_an_interrupt_while_libraries_load_is_no_traceback(tmp_path: Path) -> None:

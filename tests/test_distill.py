@@ -213,7 +213,7 @@ def test_a_t5_from_scratch_goes_the_whole_way(distil: Callable[..., int], tmp_pa
         (["--base", "nobody/no-such-model"], "nobody/no-such-model"),
         (["--teacher", "nobody/no-such-model"], "nobody/no-such-model"),
         (["--teacher", "absent.tsv"], "absent.tsv"),
-        (["--layers", "2"], "layers [2] of base"),
+        (["--layers", "2"], "--layers is 2: the base"),
         (["--tier", "nano", "--base", "builtin", "--layers", "2", "0"], "--layers 2 0: a projection takes rising ones"),
         (["--base", "scratch", "--layers", "0"], "--base scratch has a size and words of its own"),
         (["--tier", "medium", "--base", "builtin"], "can't become this tier: expected --base google/flan-t5-base"),

@@ -80,6 +80,7 @@ def test_refusals_are_one_line(tmp_path: Path, tiny_artifact: Path, capsys: pyte
     for model, more, status, message in (
         (three, {}, 1, "refused: " + str(three) + " has 3 labels"),
         (tmp_path / "none", {}, 2, "does not exist"),
+        ("builtin", {}, 2, "builtin is an encoder with no head to rank by"),
         (three, {"depth": 1}, 2, "--depth is 1"),
         (three, {"threads": -1}, 2, "--threads is -1: expected 0 or more"),
         ("owner/name", {}, 2, "neither a folder nor in the hub's cache"),

@@ -131,15 +131,13 @@ def test_bench_times_three_lengths(tiny_artifact: Path, capsys: pytest.CaptureFi
     ("options", "content", "named"),
     [
         (["--query", "time"], b'{"body": "bread"}\n', "passages.jsonl:1: the object has no string"),
-        (["--query", "time"], b'{"id": 1, "text": "bre\n', "passages.jsonl:1: JSON that does not end on its line ("),
-        (
-            ["--query", "time"],
-            b'bread\n["bread",\n"water"]\n',
-            "jsonl:2: JSON that does not end on its line (",
-        ),
-        (["--query", "time"], b'[\n{"text": "bread"}\n]\n', "passages.jsonl:1: JSON that does not end on its line ("),
+        (["--query", "time"], b'{"id": 1, "text": "bre\n', "passages.jsonl:1: no whole JSON ("),
+        (["--query", "time"], b'bread\n["bread",\n"water"]\n', "jsonl:2: no whole JSON ("),
+        (["--query", "time"], b'[\n{"text": "bread"}\n]\n', "passages.jsonl:1: no whole JSON ("),
         (["--query", "time"], b'[{"text": "bread"}]\n', "passages.jsonl:1: a JSON array, expected one passage a line"),
         (["--query", "time"], b"bread\n\xff\n", "passages.jsonl:2: byte 0 is not UTF-8"),
+        (["--query", "time"], b'{"text": "bread", "price": NaN}\n', "jsonl:1: no whole JSON (NaN is no JSON)"),
+        ([], b'{"query": "time", "passages": [{"text": "a", "p": Infinity}]}\n', "jsonl:1: not JSON (Infinity is no"),
         (["--query", " "], b"bread\n", "the query is empty"),
         (["--query", "time", "--top-n", "0"], b"bread\n", "top_n is 0"),
         ([], b"bread\n", "passages.jsonl:1: not JSON"),
@@ -160,6 +158,19 @@ def test_bad_input_is_one_line_and_exit_2(
     assert named in found.err
     assert found.err.startswith("error: ")
     assert found.err.count("\n") == 1
+
+
+def test_a_word_that_only_python_reads_as_a_number_is_a_passage(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "names.txt").write_text("NaN\n")
+    assert main(["rerank", str(tiny_artifact), str(tmp_path / "names.txt"), "--query", "bread", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hits"][0]["passage"] == "NaN"
+
+
+def test_half_a_cascade_is_refused(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["rerank", f"{tiny_artifact},", "-", "--query", "bread"]) == 2
+    assert "names an empty model, expected MODEL,MODEL for a cascade" in capsys.readouterr().err
 
 
 def test_a_folder_with_a_comma_in_its_name_is_one_model(

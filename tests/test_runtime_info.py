@@ -16,6 +16,7 @@ def test_info_and_verify_say_what_a_folder_holds(tiny_artifact: Path, capsys: py
     assert main(["info", str(tiny_artifact), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["name"], facts["model bytes"], facts["max_length (tokens)"]) == ("tiny", size, 64)
+    assert facts["intact"] is True
     assert main(["info", str(tiny_artifact)]) == 0
     shown = capsys.readouterr().out
     assert f"model bytes:           {size}" in shown
@@ -32,6 +33,8 @@ def test_info_says_that_a_model_was_cut_short(
     model.write_bytes(model.read_bytes()[:1000])
     assert main(["info", str(folder)]) == 0
     assert f"files:                 NOT as the manifest says: {model} has 1000 bytes" in capsys.readouterr().out
+    assert main(["info", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["intact"] is False
 
 
 def test_info_shows_whatever_a_manifest_may_hold(

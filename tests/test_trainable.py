@@ -88,10 +88,23 @@ def test_further_plain_texts_are_imitated_and_named_with_their_licence(tmp_path:
     assert {part: licence_of(found, part) for part in parts_of(found) if part.startswith("texts")} == {
         f"texts.{files[0]}": "CC BY-SA 4.0 \ufffd", f"texts.{files[1]}": "MS MARCO's terms: non-commercial research"
     }  # fmt: skip
-    for tier, imitated in (("small", None), ("nano", 0)):
-        config = TrainingConfig(texts=["a"], imitated_texts=imitated)
-        with pytest.raises(InputError, match="--texts are imitated, which only nano from the built-in backbone does"):
-            check(MeasuringConfig(), TIERS[tier], tmp_path, "builtin", config)
+    for tier, texts, imitated, message in (
+        ("small", files, None, "--texts: texts are imitated by nano from the built-in backbone alone"),
+        ("small", None, 64, "--imitated_texts: texts are imitated by nano"),
+        ("nano", files, 0, "--imitated_texts is 0, expected more for the --texts"),
+        ("nano", [*files, str(tmp_path)], None, f"--texts {tmp_path} is no file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check(
+                MeasuringConfig(),
+                TIERS[tier],
+                tmp_path,
+                "builtin",
+                TrainingConfig(texts=texts, imitated_texts=imitated),
+            )
+    check(
+        MeasuringConfig(), TIERS["nano"], tmp_path / "fine", "builtin", TrainingConfig(texts=files, imitated_texts=64)
+    )
 
 
 def test_all_that_the_measured_source_holds_out_is_unseen_however_few_queries_are_measured(

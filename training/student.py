@@ -139,7 +139,10 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 def check_layers(layers: Sequence[int], depth: int, base: str) -> None:
     """Raises InputError for a layer that is not among the base's `depth`, or for none at all."""
     if not layers or any(not 0 <= layer < depth for layer in layers):
-        raise InputError(f"layers {list(layers)} of base {base!r}: expected some of its {depth}, counted from 0")
+        given = " ".join(map(str, layers)) or "empty"
+        raise InputError(
+            f"--layers is {given}: the base {base!r} has {depth} layers, expected numbers from 0 to {depth - 1}"
+        )
 
 
 def check_head(folder: Path, base: str) -> None:

@@ -85,6 +85,10 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
+        if any(root.glob("*.safetensors")) or any(root.glob("pytorch_model*.bin")):
+            raise ArtifactError(
+                f"{root} holds PyTorch weights, expected an artifact: export it, python -m recipes.export {root}"
+            ) from error
         raise ArtifactError(
             f"{root} has no readable {MANIFEST_NAME} ({error.strerror}): export the model, or copy it again"
         ) from error

@@ -101,18 +101,20 @@ def _info(arguments: argparse.Namespace) -> None:
         "quantization": manifest.quantization.get("rung", "not stated"),
         "profile": manifest.quantization.get("profile", PORTABLE),
     }  # fmt: skip
+    intact = True
     try:
         verify_files(arguments.model, manifest)
         facts["files"] = f"{len(manifest.files)}, as the manifest says"
     except ArtifactError as error:
-        facts["files"] = f"NOT as the manifest says: {error}"
+        intact, facts["files"] = False, f"NOT as the manifest says: {error}"
     facts |= {part: _in_a_line(stated) for part, stated in manifest.lineage.items()}
     for stage, values in manifest.metrics.items():
         measured = list(values.values()) if isinstance(values, dict) else []
         counts = {str(value["queries"]) for value in measured if isinstance(value, dict) and "queries" in value}
         facts[stage] = _in_a_line(values) + (f" ({', '.join(sorted(counts))} queries)" if counts else "")
     if arguments.json:
-        print(json.dumps(facts | {"notices": manifest.notices, "gates": manifest.gates}, ensure_ascii=False))
+        more = {"intact": intact, "notices": manifest.notices, "gates": manifest.gates}
+        print(json.dumps(facts | more, ensure_ascii=False))
         return
     for name, fact in facts.items():
         print(f"{name + ':':<22} {fact}")
@@ -193,7 +195,10 @@ def _open(arguments: argparse.Namespace, model: str) -> Reranker:
 
 def _open_row(arguments: argparse.Namespace, models: str) -> Reranker | Cascade:
     """One model, or several, MODEL,MODEL, in a cascade."""
-    rankers = [_open(arguments, model) for model in ([models] if Path(models).is_dir() else models.split(","))]
+    names = [models] if Path(models).is_dir() else models.split(",")
+    if len(names) > 1 and not all(names):
+        raise InputError(f"{models!r} names an empty model, expected MODEL,MODEL for a cascade: correct it")
+    rankers = [_open(arguments, model) for model in names]
     keep = KEEP if arguments.keep is None else arguments.keep
     return Cascade(rankers, keep=keep) if len(rankers) > 1 else rankers[0]
 

@@ -31,17 +31,26 @@ def read_lines(file: str) -> Iterator[tuple[str, str]]:
                 yield f"{name}:{number}", line
 
 
+def _parse(line: str) -> Any:
+    """The JSON of a line; ValueError also for NaN and Infinity, which Python would read and no one else."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
 def as_passage(where: str, line: str) -> Any:
     """A passage from a line: JSON where it is a string or an object with a text, else the line itself.
 
     Raises InputError, which says `where`, for an array and for an object that has no text or goes on elsewhere.
     """
     try:
-        value = json.loads(line)
+        value = _parse(line)
     except (ValueError, RecursionError) as error:
         if line.startswith(('{"', '["', '[{"')) or line in ("{", "["):
             raise InputError(
-                f"{where}: JSON that does not end on its line ({error}): write each passage on a line of its own, whole"
+                f"{where}: no whole JSON ({error}), expected one passage a line: fix it, or put it on one line"
             ) from None
         return line
     if isinstance(value, list) and any(isinstance(one, (str, dict)) for one in value):
@@ -54,7 +63,7 @@ def as_passage(where: str, line: str) -> Any:
 def as_request(where: str, line: str) -> tuple[str, Any]:
     """Query and passages of a line {"query": ..., "passages": [...]}; InputError, which says `where`, for any other."""
     try:
-        value = json.loads(line)
+        value = _parse(line)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f'{where}: not JSON ({error}), expected {{"query": ..., "passages": [...]}}: fix it, or pass --query and '
