@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gc
 import logging
 import os
 import shlex
@@ -83,7 +84,10 @@ def launch(
     or a disk that is full or out of reach, 130 when the user interrupted it. `positional`: name -> what argparse's
     `add_argument` takes.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as this package leaves it
+    if not gc.isenabled():  # as this package leaves it, and interrupts to the system
+        gc.freeze()
+        gc.enable()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     name = f"python -m recipes.{recipe}"
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -1,6 +1,7 @@
 """The command line of every recipe: what reaches `run`, and how each way to end becomes a line and a status."""
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -102,6 +103,16 @@ def test_an_interrupt_is_a_line_that_says_what_goes_on(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "\ninterrupted\n"
     assert launch("made", "Doc.", run, [OneConfig, CachedConfig], []) == 130
     assert capsys.readouterr().err == "\ninterrupted; the same command goes on from what is in --cache\n"
+
+
+def test_garbage_is_collected_while_a_recipe_runs() -> None:
+    collected = []
+    gc.disable()  # as the package is while its libraries load
+    try:
+        launch("made", "Doc.", lambda *_: collected.append(gc.isenabled()), [OneConfig], [])
+    finally:
+        gc.enable()
+    assert collected == [True]
 
 
 def test_an_interrupt_while_libraries_load_is_no_traceback(tmp_path: Path) -> None:
