@@ -68,6 +68,15 @@ def make_folder(folder: Path, option: str) -> None:
         raise InputError(f"{option}: {folder} can't be written ({error.strerror}): choose another folder") from None
 
 
+def take_over() -> None:
+    """Collect garbage, but not what was loaded, and let interrupts raise, which this package puts off: see there."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def launch(
     recipe: str,
     explanation: str | None,
@@ -84,11 +93,7 @@ def launch(
     or a disk that is full or out of reach, 130 when the user interrupted it. `positional`: name -> what argparse's
     `add_argument` takes.
     """
-    if not gc.isenabled():  # as this package leaves it, and interrupts to the system
-        gc.freeze()
-        gc.enable()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    take_over()
     name = f"python -m recipes.{recipe}"
     arguments = list(sys.argv[1:] if argv is None else argv)
     for argument in arguments:

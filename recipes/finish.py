@@ -17,6 +17,8 @@ from recipes.tiers_picture import MEASURE, siblings
 from training.backbone import checkpoint_of
 from training.train import TrainingResult
 
+RATES = {"imitating": "imitation_rate", "apart": "apart_rate", "together": "learning_rate"}  # of the stages of training
+
 
 def finish(
     exported: Exported,
@@ -105,8 +107,11 @@ def remedies(gates: Sequence[Gate], trained: TrainingResult | None, allow_worse:
     below = [name for name in failed if "first stage" in name]
     refused = [name for name in failed if not (allow_worse and name in below)]
     found = ""
+    if trained and any(name.startswith("student") for name in refused):
+        rates = [f"--{rate}" for stage, rate in RATES.items() if stage in trained.read]
+        found += f"; a lower {' or '.join(rates)}, or a --dev that tells more, may help"
     if trained and any(name.startswith(("student", "int8 - ")) for name in refused):
-        found += "; more training queries, or another base or teacher, may help"
+        found += "; more training queries, or a better --teacher, may help"
     if any(name in ("int8 Kendall tau", "int8 nDCG@10") for name in refused):
         found += "; a higher --int8_tau keeps more precision, and more --dev_queries tell better how much"
     if refused == below:

@@ -19,6 +19,7 @@ from export.artifact import write_json, write_text
 from export.figures import standalone, tiers_figure
 from recipes.against_torch import against_torch_section
 from recipes.bulk_cost import cost_section
+from recipes.command import take_over
 from recipes.evaluate_report import difference_rows, facts, markdown, quality_rows, sets_rows
 from recipes.full_size import full_size_section
 from recipes.rivals import SYSTEMS
@@ -263,6 +264,7 @@ def rewrite(page: Path, content: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when the pages were written, 2 for a folder that holds no measurements."""
+    take_over()
     parser = argparse.ArgumentParser(
         prog="python -m recipes.numbers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

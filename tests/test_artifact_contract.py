@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -132,9 +133,25 @@ def test_a_missing_folder_is_told_from_a_folder_without_manifest(tmp_path: Path)
         read_manifest(tmp_path / "nowhere")
     with pytest.raises(ArtifactError, match="no readable"):
         read_manifest(tmp_path)
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ArtifactError, match=r"holds PyTorch weights, expected an artifact: .*recipes\.export"):
-        read_manifest(tmp_path)
+
+
+def test_a_folder_without_manifest_is_told_by_what_it_holds(folder: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "of nothing.checkpoint"
+    weights.mkdir()
+    (weights / "model.safetensors").touch()
+    with pytest.raises(ArtifactError, match=r"\(No such file or directory\): it holds PyTorch weights: export them"):
+        read_manifest(weights)
+    beside = shutil.copytree(weights, folder.with_name(f"{folder.name}.checkpoint"), dirs_exist_ok=True)
+    with pytest.raises(ArtifactError, match=re.escape(f"it holds PyTorch weights; their artifact is {folder}")):
+        read_manifest(beside)
+    (weights / "onnx").mkdir()
+    (weights / "onnx/model.onnx").touch()
+    with pytest.raises(ArtifactError, match=r"another tool's model, pass foreign=True \(--foreign\)"):
+        read_manifest(weights)
+    (folder / MANIFEST_NAME).unlink()
+    (folder / MANIFEST_NAME).mkdir()
+    with pytest.raises(ArtifactError, match=r"\(Is a directory\): copy it again"):
+        read_manifest(folder)
 
 
 @pytest.mark.parametrize(

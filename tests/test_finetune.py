@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,11 @@ def test_training_that_harms_is_refused_and_the_old_artifact_stays(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("refused: ")
     assert "student - base, MRR@10: -0." in error
-    assert error.endswith("; more training queries, or another base or teacher, may help")  # --gate report was given
+    # --gate report was given, and --apart_queries 0.
+    assert error.endswith(
+        "; a lower --learning_rate, or a --dev that tells more, may help"
+        "; more training queries, or a better --teacher, may help"
+    )
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     assert not output.with_name("tuned.checkpoint").exists()
 
@@ -123,6 +128,10 @@ def test_a_refusal_says_what_helps_against_the_gates_that_refused() -> None:
     both = remedies(gates(BELOW, "int8 nDCG@10"), trained, False)
     assert [part in both for part in ("more training queries", "--int8_tau", "--gate report")] == [True, True, False]
     assert remedies(gates("size"), trained, False) == ""
+    read = replace(trained, read={"imitating": 64, "apart": 32})
+    assert remedies([Gate("student - its start, dev MRR@10", -0.1, 0.0, False, "", "")], read, True).startswith(
+        "; a lower --imitation_rate or --apart_rate, or a --dev that tells more, may help"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 import json
 import logging
 import os
+import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import WORDS
@@ -136,8 +139,9 @@ def test_bench_times_three_lengths(tiny_artifact: Path, capsys: pytest.CaptureFi
         (["--query", "time"], b'[\n{"text": "bread"}\n]\n', "passages.jsonl:1: no whole JSON ("),
         (["--query", "time"], b'[{"text": "bread"}]\n', "passages.jsonl:1: a JSON array, expected one passage a line"),
         (["--query", "time"], b"bread\n\xff\n", "passages.jsonl:2: byte 0 is not UTF-8"),
-        (["--query", "time"], b'{"text": "bread", "price": NaN}\n', "jsonl:1: no whole JSON (NaN is no JSON)"),
-        ([], b'{"query": "time", "passages": [{"text": "a", "p": Infinity}]}\n', "jsonl:1: not JSON (Infinity is no"),
+        (["--query", "time"], b'{"text": "bread", "price": NaN}\n', "jsonl:1: no whole JSON (NaN is no finite"),
+        (["--query", "time"], b'{ "text": "bread", "price": 1e999 }\n', "jsonl:1: no whole JSON (1e999 is no finite"),
+        ([], b'{"query": "time", "passages": [{"text": "a", "p": Infinity}]}\n', "jsonl:1: not JSON (Infinity is"),
         (["--query", " "], b"bread\n", "the query is empty"),
         (["--query", "time", "--top-n", "0"], b"bread\n", "top_n is 0"),
         ([], b"bread\n", "passages.jsonl:1: not JSON"),
@@ -191,11 +195,34 @@ def test_an_interrupt_is_no_traceback_whatever_is_being_loaded(
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
 
+def buffered() -> dict[str, str]:
+    """The environment of a process that writes when it has much to write, as it does unless told otherwise."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def test_an_interrupt_takes_no_answer_that_was_given(tiny_artifact: Path) -> None:
+    command = [sys.executable, "-m", "flashranker", "rerank", str(tiny_artifact)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=buffered(), **pipes) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b'{"query": "time", "passages": ["bread"]}\n')
+        process.stdin.flush()
+        given, _, _ = select.select([process.stdout], [], [], 60)
+        process.send_signal(signal.SIGINT)
+        answer, errors = process.communicate()
+    assert (process.returncode, errors) == (-signal.SIGINT, b"")
+    assert given
+    assert re.fullmatch(rb"# time\n\d\.\d{4}     0  bread\n", answer)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here, which is always full")
 def test_a_full_disk_is_one_line_with_a_remedy(tiny_artifact: Path) -> None:
     command = [sys.executable, "-m", "flashranker", "info", str(tiny_artifact)]
     with Path("/dev/full").open("wb") as full:
-        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False)
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False, env=buffered()
+        )
     expected = "error: No space left on device, expected room for the results: free space, or write them elsewhere\n"
     assert (ended.returncode, ended.stderr) == (2, expected)
 
@@ -229,9 +256,13 @@ def test_foreign_is_no_way_around_the_manifest(
     tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "passages").write_text("bread\n", encoding="utf-8")
-    assert main(["rerank", str(tiny_artifact), str(tmp_path / "passages"), "--query", "time", "--foreign"]) == 2
-    said = "has a flashranker.json, expected none where the folder is said to be foreign: leave that out\n"
-    assert capsys.readouterr().err == f"error: {tiny_artifact} {said}"
+    changed, other = (shutil.copytree(tiny_artifact, tmp_path / name) for name in ("changed", "other"))
+    (other / "flashranker.json").unlink()
+    options = [str(tmp_path / "passages"), "--query", "time", "--foreign"]
+    assert main(["rerank", f"{tiny_artifact},{other}", *options]) == 0  # each as what it is
+    (changed / "onnx/model.onnx").write_bytes(b"")
+    assert main(["rerank", f"{changed},{other}", *options]) == 2
+    assert "model.onnx has 0 bytes, expected " in capsys.readouterr().err
 
 
 def test_a_missing_model_or_file_is_named(tiny_artifact: Path, capsys: pytest.CaptureFixture) -> None:

@@ -7,7 +7,7 @@ import sys
 def main() -> int:
     """Run the command line; an interrupt ends the process at once, with no word of what it was loading.
 
-    Nothing needs to be put in order then; `serve`, where something does, has a handler of its own.
+    Nothing needs to be put in order then: answers are written as they are given. `serve` has a handler of its own.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

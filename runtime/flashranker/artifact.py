@@ -85,16 +85,24 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        if any(root.glob("*.safetensors")) or any(root.glob("pytorch_model*.bin")):
-            raise ArtifactError(
-                f"{root} holds PyTorch weights, expected an artifact: export it, python -m recipes.export {root}"
-            ) from error
-        raise ArtifactError(
-            f"{root} has no readable {MANIFEST_NAME} ({error.strerror}): export the model, or copy it again"
-        ) from error
+        remedy = _instead(root) if isinstance(error, FileNotFoundError) else "copy it again"
+        raise ArtifactError(f"{root} has no readable {MANIFEST_NAME} ({error.strerror}): {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON ({error}): copy or export the artifact again") from error
     return _parse(content, path)
+
+
+def _instead(root: Path) -> str:
+    """What to do about a folder without a manifest, by what is in it."""
+    if any(root.glob("*.onnx")) or any(root.glob("onnx/*.onnx")):
+        return "if it is another tool's model, pass foreign=True (--foreign), or else copy it again"
+    if not any(root.glob("*.safetensors")):
+        return "export the model, or copy it again"
+    made = root.with_name(root.name.removesuffix(".checkpoint"))
+    artifact = made != root and (made / MANIFEST_NAME).is_file()
+    return (
+        f"it holds PyTorch weights; their artifact is {made}" if artifact else "it holds PyTorch weights: export them"
+    )
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from flashranker.artifact import MODEL_NAME, read_manifest, verify_files
+from flashranker.artifact import MANIFEST_NAME, MODEL_NAME, read_manifest, verify_files
 from flashranker.cache import ScoreCache
 from flashranker.cascade import Cascade
 from flashranker.errors import ArtifactError, FlashRankerError, InputError
@@ -52,17 +52,23 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     except (FlashRankerError, OSError, UnicodeEncodeError) as error:
         if sys.stderr is not None:  # or it would go to standard output
             told = str(error)
             if isinstance(error, OSError) and error.filename is not None:
                 told = f"{error.filename}: {error.strerror}, expected a file: correct the path"
             elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _drop_output()
                 told = f"{error.strerror}, expected room for the results: free space, or write them elsewhere"
             print(f"error: {told}", file=sys.stderr)
         return 2
     return 0
+
+
+def _drop_output() -> None:
+    """Let what is left of standard output go nowhere, or Python would try again, and complain, when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _rerank(arguments: argparse.Namespace) -> None:
@@ -90,6 +96,7 @@ def _rerank(arguments: argparse.Namespace) -> None:
                 text = hit.passage if isinstance(hit.passage, str) else hit.passage["text"]
                 cut = " (cut)" if hit.truncated else ""
                 print(f"{hit.score:.4f}  {hit.index:>4}  {' '.join(text.split())[:100]}{cut}")
+            sys.stdout.flush()  # an interrupt takes no answer that was given
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -188,7 +195,8 @@ def _serve(arguments: argparse.Namespace) -> None:
 def _open(arguments: argparse.Namespace, model: str) -> Reranker:
     long, cache = getattr(arguments, "long", "cut"), getattr(arguments, "cache", None)
     return Reranker(
-        model, threads=arguments.threads, max_length=arguments.max_length, long=long, foreign=arguments.foreign,
+        model, threads=arguments.threads, max_length=arguments.max_length, long=long,
+        foreign=arguments.foreign and not os.path.lexists(Path(model) / MANIFEST_NAME),
         cache=None if cache is None else ScoreCache(cache),
     )  # fmt: skip
 
@@ -247,14 +255,16 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("rerank", "bench", "serve"):
             added.add_argument("--threads", type=int, help="pairs run side by side (default: the cores allowed)")
             added.add_argument("--max-length", type=int, help="tokens of a pair (default: the model's)")
-            added.add_argument("--foreign", action="store_true", help="the folder has no manifest: another tool's")
+            added.add_argument("--foreign", action="store_true", help="a folder without a manifest is another tool's")
         return added
 
     rerank = command("rerank", _rerank, "put passages in order, best first: score, position in the input, text")
     rerank.add_argument("file", metavar="FILE", nargs="?", help="JSON lines (default: -, standard input)")
     rerank.add_argument("--query", help="rank the lines of FILE, each a passage, for this query")
     rerank.add_argument("--top-n", type=int, help="how many passages to print (default: all)")
-    command("info", _info, "what a model is: origin, size, quality, gates")
+    command(
+        "info", _info, "what a model is: origin, size, quality, gates, and (exit 0 all the same) if its files changed"
+    )
     command("verify", _verify, "check every file of a model folder against its manifest, and run the model once")
     bench = command("bench", _bench, "milliseconds for passages of three lengths on this machine")
     bench.add_argument("--passages", type=int, default=100, help="passages in one call (default: %(default)s)")

@@ -1,13 +1,16 @@
 """Lines of a file or of standard input: JSON or plain text, as passages or as requests."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from flashranker.errors import InputError
 
+MEANT_AS_JSON = re.compile(r'[\[{]$|(\{|\[|\[\s*\{)\s*"')
 TABLES = (".csv", ".tsv", ".parquet", ".xlsx")  # whose rows would be ranked with their header, commas and ids
 
 
@@ -32,12 +35,14 @@ def read_lines(file: str) -> Iterator[tuple[str, str]]:
 
 
 def _parse(line: str) -> Any:
-    """The JSON of a line; ValueError also for NaN and Infinity, which Python would read and no one else."""
+    """The JSON of a line; ValueError also for NaN and 1e999, which come out of Python as what no one else reads."""
 
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
+    def finite(number: str) -> float:
+        if not isfinite(value := float(number)):
+            raise ValueError(f"{number} is no finite number")
+        return value
 
-    return json.loads(line, parse_constant=refuse)
+    return json.loads(line, parse_float=finite, parse_constant=finite)
 
 
 def as_passage(where: str, line: str) -> Any:
@@ -48,7 +53,7 @@ def as_passage(where: str, line: str) -> Any:
     try:
         value = _parse(line)
     except (ValueError, RecursionError) as error:
-        if line.startswith(('{"', '["', '[{"')) or line in ("{", "["):
+        if MEANT_AS_JSON.match(line):
             raise InputError(
                 f"{where}: no whole JSON ({error}), expected one passage a line: fix it, or put it on one line"
             ) from None
