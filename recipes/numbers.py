@@ -123,16 +123,16 @@ def section(name: str, result: dict[str, Any]) -> str:
 
 def speed_section(result: dict[str, Any]) -> str:
     """The benchmark's tables, in Markdown: our milliseconds, and the others in multiples of them."""
-    speed, starts, machine = result["speed"], result["starts"], result["machine"]
+    speed, starts, machine, settings = result["speed"], result["starts"], result["machine"], result["settings"]
     ours, *others = SYSTEMS
     lines = [
         f"The same untrained int8 folders in every system, {machine['threads']} cores "
         f"({', '.join(machine['instructions'])}), turn by turn; medians, and the "
         "others in multiples of ours. `nano` is 2 layers of 128, `six` and `twelve` are layers of 384; `mixed` is 100 "
         "passages of mixed length, `short` 10 of 15 words, `callers` 8 at once with 10 each. All numbers are in "
-        "[recipes/results/benchmark.json](../recipes/results/benchmark.json).",
+        f"[{settings['output']}](../{settings['output']}).",
         "",
-        "![Time for 100 passages, in multiples of flashranker's.](benchmark.svg)",
+        f"![Time for 100 passages, in multiples of flashranker's.]({Path(settings['picture']).name})",
         "",
         f"| model, work | {ours}, ms (fastest to slowest) | {' | '.join(others)} |",
         "|---" * (len(others) + 2) + "|",
@@ -249,7 +249,7 @@ def numbers(results: Mapping[str, Any]) -> str:
     """All results, each below its name and its command, between docs/numbers.md's two marks."""
     sections = []
     for name, result in results.items():
-        write = SECTIONS.get(name)
+        write = SECTIONS.get(name.partition("-")[0])  # benchmark-avx2 is of another processor
         measured = evaluation_section if name.startswith("evaluate-") else section
         tables = write(result) if write else measured(name, result)
         sections.append(f"## {name}\n\n```\n{result['command']}\n```\n\n{tables}")

@@ -25,7 +25,8 @@ def summary(results: Mapping[str, Any], many_sets: int) -> str:
     }
     tables = [gains(made)] if made else []
     tables += [elsewhere(evaluated)] if evaluated else []
-    tables += [speeds(results[SPEED])] if SPEED in results else []
+    timed = {name: one for name, one in results.items() if name.partition("-")[0] == SPEED}
+    tables += [speeds(timed)] if timed else []
     return "\n\n".join(tables)
 
 
@@ -81,14 +82,15 @@ def elsewhere(evaluated: Mapping[str, Any]) -> str:
     return "\n".join(markdown(rows))
 
 
-def speeds(benchmark: Mapping[str, Any]) -> str:
-    """A row a model: the time of others for 100 passages of mixed length, in multiples of ours."""
+def speeds(benchmarks: Mapping[str, Any]) -> str:
+    """A row a model and processor: the time of others for 100 passages of mixed length, in multiples of ours."""
     ours, *others = SYSTEMS
-    rows = [[f"100 passages of mixed length, times {ours}'s time", *others]]
-    for model, workloads in benchmark["speed"].items():
-        found = workloads[WORKLOAD]
-        multiples = [f"{found[system]['median'] / found[ours]['median']:.1f}" for system in others]
-        rows.append([link(SPEED, model), *multiples])
+    rows = [[f"100 passages of mixed length, times {ours}'s time", "processor", *others]]
+    for name, benchmark in benchmarks.items():
+        for model, workloads in benchmark["speed"].items():
+            found = workloads[WORKLOAD]
+            multiples = [f"{found[system]['median'] / found[ours]['median']:.1f}" for system in others]
+            rows.append([link(name, model), benchmark["machine"]["instructions"][-1], *multiples])
     return "\n".join(markdown(rows))
 
 

@@ -109,12 +109,15 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
               "settings": {"passages": "1000", "model": "twelve", "limit": "16000"}}  # fmt: skip
     machine = {"threads": 2, "instructions": ["avx2", "avx_vnni"]}
     benchmark = {"command": "python -m recipes.benchmark", "machine": machine,
-                 "speed": speed, "ideal ms, mixed": {"nano": 16.0}, "starts": starts}  # fmt: skip
+                 "speed": speed, "ideal ms, mixed": {"nano": 16.0}, "starts": starts,
+                 "settings": {"output": "recipes/results/benchmark.json", "picture": "docs/benchmark.svg"}}  # fmt: skip
+    older = benchmark | {"machine": {"threads": 4, "instructions": ["avx2"]}}
     quality = {"MRR@10": {"mean": 0.5, "low": 0.4, "high": 0.6}, "nDCG@10": {"mean": 0.7, "low": 0.6, "high": 0.8}}
     cascade = {"command": "python -m recipes.cascade", "queries": 100, "settings": {"data": "pydocs", "depth": "50"},
                "points": {"slow": {"ms": spread(9.0), **quality}, "fast": {"ms": spread(2.5), **quality}}}  # fmt: skip
     numbers.RESULTS.mkdir()
     (numbers.RESULTS / "benchmark.json").write_text(json.dumps(benchmark))
+    (numbers.RESULTS / "benchmark-older.json").write_text(json.dumps(older))
     (numbers.RESULTS / "cascade.json").write_text(json.dumps(cascade))
     (numbers.RESULTS / "memory.json").write_text(json.dumps(memory))
     speeds = {"apart": spread(300.0), "stock": spread(20.0), "together": spread(30.0)}
@@ -131,11 +134,15 @@ def test_a_benchmark_and_a_cascade_become_sections_by_hand(measured: Path) -> No
         "for `mixed`: nano 1.25.",
         "| together | 30.0 (29.0 to 31.0) | 1.50 |",
         "2 cores (avx2, avx_vnni), turn by turn",
+        "4 cores (avx2), turn by turn",
+        "[recipes/results/benchmark.json](../recipes/results/benchmark.json).",
+        "(benchmark.svg)",
         "| fast | 2.5 (1.5 to 3.5) | 0.5000 (0.4000 to 0.6000) | 0.7000 (0.6000 to 0.8000) |",
     ):
         assert row in text
     assert text.index("| fast |") < text.index("| slow |")  # in the order of their time
-    assert "| [nano](docs/numbers.md#benchmark) | 2.5 | 4.5 | 2.0 | 3.0 |" in numbers.README.read_text()
+    assert "| [nano](docs/numbers.md#benchmark) | avx_vnni | 2.5 | 4.5 | 2.0 | 3.0 |" in numbers.README.read_text()
+    assert "| [nano](docs/numbers.md#benchmark-older) | avx2 | 2.5 | 4.5 | 2.0 | 3.0 |" in numbers.README.read_text()
 
 
 def test_a_folder_that_is_no_artifact_changes_nothing(measured: Path, capsys: pytest.CaptureFixture) -> None:
